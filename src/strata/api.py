@@ -1,0 +1,134 @@
+"""The Python door: train, resume, load and create, as the command line does it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from strata import models, recipes
+from strata.config import override
+from strata.errors import ConfigError, RunError, suggest
+from strata.predict.run import Predictor, Run
+from strata.report import write_report
+from strata.train import loop
+from strata.train.events import Interrupted, Observer
+from strata.train.recipe import Recipe
+
+__all__ = ["Recipe", "Run", "create", "load", "recipe", "resume", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+def recipe(name: str, settings: Mapping[str, Any] | None = None, /, **more: Any) -> Recipe:
+    """Return a named recipe, changed by settings.
+
+    Settings may be given dotted, ``recipe("mnist", {"train.epochs": 3})``, or nested,
+    ``recipe("mnist", train={"epochs": 3}, data="./photos")``.
+    Raises ConfigError for a name, key or value that does not exist or is not allowed.
+    """
+    found: Recipe = recipes.recipe(name, dict(settings or {}) | _flat(more))
+    return found
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def train(
+    what: Recipe | str,
+    settings: Mapping[str, Any] | None = None,
+    /,
+    *,
+    runs: Path | str = "runs",
+    observers: Sequence[Observer] = (),
+    command: str = "",
+    **more: Any,
+) -> Run:
+    """Train a recipe, or what a recipe's name or a path of data stands for, and return the run.
+
+    Raises ConfigError, DataError, TrainingError; `strata.train.events.Interrupted` after a signal, with all saved.
+    """
+    changed = dict(settings or {}) | _flat(more)
+    chosen = what.set(changed) if isinstance(what, Recipe) else choose(what, changed)[0]
+    try:
+        folder = loop.train(chosen, runs=runs, observers=observers, command=command)
+    except Interrupted as stopped:
+        _report(stopped.folder)
+        raise
+    _report(folder)
+    return Run(folder)
+
+
+def choose(what: str, settings: Mapping[str, Any]) -> tuple[Recipe, str]:
+    """Return the recipe for a name or for a path of data, and the reason for the choice in words."""
+    from strata.data import DATASETS, recognize
+
+    if what.replace("_", "-") in recipes.RECIPES:
+        return recipe(what, settings), ""
+    if not Path(what).exists() and what not in DATASETS:
+        names = {*recipes.RECIPES, *DATASETS}
+        raise ConfigError(f"{what!r} is neither a recipe nor a path of data.{suggest(what, names)}")
+    kind = recognize(what)
+    name = recipes.FOR_KIND[kind]
+    return recipe(name, {"data": what} | dict(settings)), f"{what} holds data of kind {kind!r}: recipe {name!r}"
+
+
+def resume(run: Path | str, settings: Mapping[str, Any] | None = None, *, observers: Sequence[Observer] = ()) -> Run:
+    """Continue a run from its newest whole checkpoint, as if it had never stopped.
+
+    A finished run is returned as it is, unless ``train.steps`` or ``train.epochs`` in ``settings`` makes it longer.
+    """
+    try:
+        folder = loop.resume(run, observers=observers, settings=dict(settings or {}))
+    except Interrupted as stopped:
+        _report(stopped.folder)
+        raise
+    _report(folder)
+    return Run(folder)
+
+
+def _report(folder: Path) -> None:
+    """Write the report; a report that fails must not cost a run that succeeded, so it is logged as an error."""
+    try:
+        write_report(folder)
+    except Exception:
+        logger.exception("The report of %s could not be written; the run itself is whole.", folder)
+
+
+def create(name: str, **sizes: Any) -> nn.Module:
+    """Return a freshly initialised model by family or preset name.
+
+    Args:
+        sizes: fields of the model's config: ``create("resnet50", num_classes=10)``.
+
+    Raises UnknownNameError for the name, ConfigError for a field.
+    """
+    config = models.preset(name)
+    for key, value in sizes.items():
+        config = override(config, key, tuple(value) if isinstance(value, list) else value, owner=f"Model {name!r}")
+    model: nn.Module = models.build(config)
+    return model
+
+
+def load(folder: Path | str, **options: Any) -> Any:
+    """Open what a folder holds: a run gives a `Run`, a run's ``model/`` folder gives its nn.Module in eval mode.
+
+    Raises RunError when it is neither.
+    """
+    folder = Path(folder)
+    if (folder / "recipe.json").is_file():
+        return Run(folder)
+    if (folder / "config.json").is_file() and (folder / "preprocess.json").is_file():
+        return Predictor(folder, **options).model
+    if folder.suffix in (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"):
+        raise RunError(f"{folder} is a pickle, which can run any code when it is read. Strata reads safetensors only.")
+    if not folder.exists():
+        raise RunError(f"There is nothing at {folder}.")
+    raise RunError(f"{folder} is neither a run (recipe.json) nor a model (config.json, preprocess.json).")

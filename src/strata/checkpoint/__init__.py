@@ -1,0 +1,1 @@
+"""What survives: files that are whole or absent, checkpoints that verify, and the run's folder."""

@@ -1,0 +1,131 @@
+"""Files that are whole or absent: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from strata.errors import CheckpointError, RunError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a written file's content survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, now or after a crash, finds the old one or the new one, never half of either."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for text, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_bytes` for what `json` can write."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises RunError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"Cannot read {path}: {error}.") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors and sync; the caller renames. Raises CheckpointError when the disk refuses."""
+    import safetensors
+    from safetensors.torch import save_file
+
+    ready = {name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(_unshared(ready), path)
+        sync_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot write {path}: {error}.") from error
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy every tensor that shares memory with an earlier one: safetensors refuses those."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        if tensor.numel() and pointer in seen:
+            tensors[name] = tensor.clone()
+        seen.add(pointer)
+    return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors. Raises CheckpointError for anything that is not whole."""
+    import safetensors
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+
+
+def write_model(path: Path, model: nn.Module) -> None:
+    """Write a model's weights as safetensors and sync; what is tied is written once. `read_model` is its inverse."""
+    import safetensors
+    from safetensors.torch import save_model
+
+    try:
+        save_model(model, str(path))
+        sync_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot write {path}: {error}.") from error
+
+
+def read_model(path: Path, model: nn.Module) -> None:
+    """Read a model's weights into it. Raises CheckpointError for a file that is damaged or of another model."""
+    import safetensors
+    from safetensors.torch import load_model
+
+    try:
+        load_model(model, str(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its config.json: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""The folder of a run: what lies where, who may write, and its lines of history."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from strata.checkpoint.files import read_json, write_bytes, write_json
+from strata.errors import RunError
+
+
+class RunFolder:
+    """Paths in a run's folder, and the lock of the one process that may write there.
+
+    Raises RunError when opened on something that is not a run.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock: int | None = None
+        if not self.path.exists():
+            near = sorted(p.name for p in self.path.parent.glob("*") if (p / "recipe.json").exists())
+            there = f" Runs there: {', '.join(near[-8:])}." if near else ""
+            raise RunError(f"There is no run at {self.path}.{there}")
+        if not (self.path / "recipe.json").is_file():
+            raise RunError(f"{self.path} is not a run: it holds no recipe.json.")
+
+    @classmethod
+    def create(cls, path: Path, recipe: dict[str, Any]) -> RunFolder:
+        """Open a folder made by `create` as a run of this recipe, claimed for writing by this process."""
+        write_json(path / "recipe.json", recipe)
+        folder = cls(path)
+        folder.lock()
+        return folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final model."""
+        return self.path / "model"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of what a generative model made along the way."""
+        return self.path / "samples"
+
+    @property
+    def log(self) -> Path:
+        """The log, for people."""
+        return self.path / "log.txt"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the resolved recipe as JSON."""
+        return dict(read_json(self.path / "recipe.json"))
+
+    def lock(self) -> None:
+        """Claim the folder for writing until this process ends. Raises RunError when another process has it."""
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            by = f" (process {owner})" if owner else ""
+            raise RunError(
+                f"{self.path} is still being written by another process{by}. Wait for it or stop it."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Give the claim back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl; a last line that a crash cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        found = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise RunError(f"Cannot write {self.path / 'metrics.jsonl'}: {error.strerror or error}.") from error
+
+    def forget_after(self, step: int) -> None:
+        """Drop lines of history past ``step``, which a resumed run will write again."""
+        lines = [
+            json.dumps(record, ensure_ascii=False)
+            for record in self.records()
+            if record.get("step", 0) < step or (record.get("step") == step and record.get("event") != "evaluated")
+        ]
+        write_bytes(self.path / "metrics.jsonl", ("\n".join(lines) + "\n" if lines else "").encode())
+
+
+def create(runs: Path, name: str) -> Path:
+    """Make the next free folder ``NAME-K`` in ``runs``, also when several processes ask at once."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise RunError(f"name={name} is not allowed: use letters, digits, '.', '_' and '-'.")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        taken = [p.name.removeprefix(f"{name}-") for p in runs.glob(f"{name}-*")]
+        number = max((int(n) for n in taken if n.isdigit()), default=0) + 1
+        while True:
+            try:
+                (runs / f"{name}-{number}").mkdir()
+                return runs / f"{name}-{number}"
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise RunError(f"Cannot make a run folder in {runs}: {error.strerror or error}.") from error

@@ -1,0 +1,1 @@
+"""The command line: ``verb thing key=value``. Only this room prints."""

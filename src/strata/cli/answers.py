@@ -1,0 +1,132 @@
+"""Raw inputs as people name them, and answers as people read them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from strata.errors import ConfigError, DataError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
+    """Yield one raw input after another: folders give their pictures, tables their rows, text files their text."""
+    for word in inputs:
+        path = Path(word)
+        if kind == "text":
+            if path.is_file():
+                try:
+                    yield path.read_text(encoding="utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path} is not UTF-8 text: byte {error.start}. Convert it first.") from None
+            else:
+                yield word
+        elif not path.exists():
+            raise DataError(f"There is no file or folder {word!r}.")
+        elif kind == "image":
+            if path.is_dir():
+                found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+                if not found:
+                    raise DataError(f"The folder {word} holds no pictures ({', '.join(PICTURES)}).")
+                yield from map(str, found)
+            else:
+                yield str(path)
+        else:
+            from strata.data import read_rows
+
+            yield from read_rows(path)
+
+
+def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bool) -> int:
+    """Print answers as they come and return how many inputs could not be read."""
+    failed, kept = 0, []
+    table = csv.writer(sys.stdout) if as_csv else None
+    if table is not None:
+        table.writerow(["input", "answer", "probability"])
+    for number, item in enumerate(found):
+        if "top" in item:
+            item = item | {"top": item["top"][:top]}
+        name = item.get("input", f"row {number + 1}")
+        rows = list(_rows(item, top))
+        failed += "error" in item
+        if as_json:
+            kept.append({"input": name} | item)
+        elif table is not None:
+            table.writerows([name, *row] for row in rows)
+        else:
+            words = ", ".join(f"{text} {p:.1%}" if isinstance(p, float) else text for text, p in rows)
+            sys.stdout.write(f"{' '.join(name.split())[:60]}: {words}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"predictions": kept, "failed": failed}, ensure_ascii=False) + "\n")
+    return failed
+
+
+def _rows(item: dict[str, Any], top: int) -> Iterator[tuple[str, Any]]:
+    if "error" in item:
+        yield f"not read: {item['error']}", ""
+    elif "top" in item:
+        yield from ((entry["label"], entry["probability"]) for entry in item["top"])
+    elif "value" in item:
+        yield f"{item['value']:.6g}", ""
+    elif "next" in item:
+        yield from ((repr(entry["text"]), entry["probability"]) for entry in item["next"][: max(top, 1)])
+
+
+def typed(given: dict[str, str]) -> dict[str, Any]:
+    """Turn key=value words of `generate` into the types of its options."""
+    kinds = {"tokens": int, "temperature": float, "top_k": int, "count": int, "seed": int, "out": Path, "prompt": str}
+    found: dict[str, Any] = {}
+    for key, text in given.items():
+        try:
+            found[key] = kinds[key](text)
+        except ValueError:
+            raise ConfigError(f"{key}={text} is not allowed: it has to be a number.") from None
+    return found
+
+
+def make(predictor: Any, run: Path, options: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    """Let a model make something; print the text as it comes, or write the pictures and say where."""
+    from strata.checkpoint.files import write_text
+    from strata.predict.run import save_grid
+
+    out: Path | None = options.pop("out")
+    if options["count"] < 1 or options["tokens"] < 1:
+        raise ConfigError("count and tokens have to be at least 1.")
+    texts = predictor.preprocess.kind == "text"
+
+    def stream(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    if texts and not as_json and out is None:
+        stream(options["prompt"] or "")
+        options["stream"] = stream
+    sample = predictor.generate(**options)
+    if sample.images is None:
+        if out is not None:
+            write_text(out, sample.text)
+            sys.stderr.write(f"Written to {out}\n")
+        elif not as_json:
+            sys.stdout.write("\n")
+        return {"text": sample.text}
+    path = out if out is not None else next_free(run / "samples")
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"out={path} is not allowed: pictures are written as .png.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_grid(sample.images, path)
+    if not as_json:
+        sys.stdout.write(f"{len(sample.images)} pictures in {path}\n")
+    return {"file": str(path), "count": len(sample.images)}
+
+
+def next_free(folder: Path) -> Path:
+    """Return the first ``generated-N.png`` that does not exist yet."""
+    number = 1
+    while (folder / f"generated-{number}.png").exists():
+        number += 1
+    return folder / f"generated-{number}.png"

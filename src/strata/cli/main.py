@@ -1,0 +1,262 @@
+"""``strata``: the commands. Each imports what it needs when it runs, so that ``strata --help`` answers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from strata.errors import ConfigError, StrataError
+
+app = typer.Typer(
+    name="strata",
+    help="Deep learning as one system: train, resume, evaluate, predict and generate with the same few words.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="The run's folder, such as runs/digits-1.", metavar="RUN")]
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value.", metavar="[KEY=VALUE]...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")]
+
+
+def console(as_json: bool = False) -> Any:
+    """Return where people's output goes: standard error when standard output belongs to JSON."""
+    from rich.console import Console
+
+    return Console(stderr=as_json)
+
+
+def answer(values: dict[str, Any]) -> None:
+    """Print a JSON object as the last line of standard output."""
+    sys.stdout.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def split_settings(settings: list[str] | None) -> dict[str, str]:
+    """Return ``key=value`` words as a dict."""
+    from strata.config import parse_settings
+
+    return parse_settings(settings or [])
+
+
+@app.command()
+def train(
+    what: Annotated[str, typer.Argument(help="A recipe's name, or a path of data.", metavar="RECIPE|PATH")],
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe by name, or what suits the data at a path.
+
+    strata train digits · strata train ./photos train.epochs=10 · strata train gpt data=./corpus.txt
+    """
+    from strata import api
+    from strata.cli.progress import watching
+
+    given = split_settings(settings)
+    if "=" in what:
+        given = split_settings([what]) | given
+        if "data" not in given:
+            raise ConfigError("Say what to train: a recipe's name or a path of data, as in: strata train digits.")
+        what = given.pop("data")
+    out = console(as_json)
+    recipe, reason = api.choose(what, given)
+    if reason:
+        out.print(reason, highlight=False)
+    with stopping_well(as_json), watching(out) as observer:
+        run = api.train(recipe, observers=[observer], command=command_line())
+    _conclude(run, out, as_json)
+
+
+@app.command()
+def resume(run: RunArgument, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Continue a run that was stopped, as if it had never been."""
+    from strata import api
+    from strata.cli.progress import watching
+
+    out = console(as_json)
+    before = api.Run(run).finished
+    with stopping_well(as_json), watching(out) as observer:
+        done = api.resume(run, split_settings(settings), observers=[observer])
+    if before is not None and not settings:
+        out.print(f"{run} had finished already; train.steps=N or train.epochs=N makes it longer.", highlight=False)
+    _conclude(done, out, as_json)
+
+
+def _conclude(run: Any, out: Any, as_json: bool) -> None:
+    finished = run.finished
+    out.print(f"Report    {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    verb = "generate" if run.recipe.task.generates else "predict"
+    out.print(f"Use it    strata {verb} {run.folder}", highlight=False, soft_wrap=True)
+    if as_json:
+        kept = ("metrics", "seconds", "samples_per_second", "tokens_per_second", "steps", "device", "precision")
+        answer({"run": str(run.folder)} | {key: finished[key] for key in kept if key in finished})
+
+
+@app.command()
+def evaluate(run: RunArgument, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Measure a trained run on its test data: split=validation or data=PATH for others."""
+    from strata import api
+    from strata.train.history import shown
+
+    options = _only(split_settings(settings), "split", "data", "device", "precision")
+    opened = api.Run(run)
+    split = options.pop("split", None)
+    found = opened.evaluate(split, options.pop("data", None), **options)
+    name = split or ("test" if "test" in opened.metrics else "validation")
+    console(as_json).print(f"{name}: {shown(found.metrics)}", highlight=False)
+    if as_json:
+        answer({"run": str(run), "metrics": {name: found.metrics}})
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, tables or texts.", metavar="INPUT...")],
+    top: Annotated[int, typer.Option(help="How many answers for each input.", min=1)] = 1,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print answers as CSV.")] = False,
+) -> None:
+    """Answer with a trained run: the class of a picture, the number for a table's row, what follows a text."""
+    from strata import api
+    from strata.cli import answers
+
+    predictor = api.Run(run).predictor()
+    found = predictor.predict(answers.expand(inputs, predictor.preprocess.kind))
+    failed = answers.show(found, top=top, as_json=as_json, as_csv=as_csv)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    settings: Settings = None,
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens of text.", min=1)] = 300,
+    temperature: Annotated[float, typer.Option(help="0 is greedy; higher is more varied.", min=0)] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the likeliest K tokens.", min=1)] = None,
+    count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same thing.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File for the pictures (.png) or the text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a trained run make something: text from a GPT, pictures from a GAN."""
+    from strata import api
+    from strata.cli import answers
+
+    options: dict[str, Any] = {
+        "prompt": prompt,
+        "tokens": tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "count": count,
+        "seed": seed,
+        "out": out,
+    }
+    options |= answers.typed(_only(split_settings(settings), *options))
+    predictor = api.Run(run).predictor()
+    made = answers.make(predictor, run, options, as_json)
+    if as_json:
+        answer({"run": str(run)} | made)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show all settings of this one.")] = None, as_json: AsJson = False
+) -> None:
+    """List the recipes, with the published number and ours beside it."""
+    from strata.cli import lists
+
+    lists.recipes(console(as_json), answer if as_json else None, name)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show sizes and settings of this one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the architectures and their presets."""
+    from strata.cli import lists
+
+    lists.models(console(as_json), answer if as_json else None, name)
+
+
+@app.command()
+def data(
+    path: Annotated[str | None, typer.Argument(help="Say what this name or path holds.")] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the data that has a name, or say what a path holds and how it would be read."""
+    from strata.cli import lists
+
+    lists.data(console(as_json), answer if as_json else None, path, split_settings(settings))
+
+
+@app.command()
+def info(as_json: AsJson = False) -> None:
+    """Say what hardware was found and what is decided because of it."""
+    from strata.cli import lists
+
+    lists.info(console(as_json), answer if as_json else None)
+
+
+def _only(given: dict[str, str], *known: str) -> dict[str, str]:
+    """Return settings whose keys are known. Raises ConfigError with the nearest right one for another."""
+    from strata.errors import UnknownNameError
+
+    for key in given:
+        if key.replace("-", "_") not in known:
+            raise UnknownNameError("setting", key, known)
+    return {key.replace("-", "_"): value for key, value in given.items()}
+
+
+def command_line() -> str:
+    """Return what was typed, as a shell would take it."""
+    import shlex
+
+    return shlex.join(["strata", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def stopping_well(as_json: bool) -> Iterator[None]:
+    """Turn a training's interruption into its message and exit code, 128 + the signal's number."""
+    from strata.train.events import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        console(True).print(str(stopped), highlight=False, soft_wrap=True)
+        if as_json:
+            answer({"run": str(stopped.folder), "interrupted": True, "steps": stopped.step})
+        raise typer.Exit(128 + stopped.signal) from None
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code: 2 for a user's error, 128 + n after signal n."""
+    try:
+        app()
+    except StrataError as error:
+        console(True).print(f"[bold red]Error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        if "--json" in sys.argv:
+            answer({"error": str(error)})
+        sys.exit(2)
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

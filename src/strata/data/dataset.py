@@ -1,0 +1,155 @@
+"""What a data set is to everything above it: splits of tensors, the sizes a model takes from them, and a way to treat
+raw input at prediction time exactly as the training data was treated.
+
+B samples in a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from strata.config import Fraction, NotNegative, Positive
+from strata.data.augment import AugmentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data, and how it is read. A field that is None is decided from the data, and the choice is said."""
+
+    HEAD: ClassVar[str] = "source"
+
+    source: str = "digits"
+    """A name (`strata data` lists them) or a path."""
+    kind: Literal["image", "table", "text"] | None = None
+    image_size: Positive | None = None
+    """Height and width in pixels that pictures are brought to."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour."""
+    pixels: Literal["standard", "tanh"] = "standard"
+    """Pixel values a model sees: mean 0 and deviation 1 over the training data, or -1 to 1 for a tanh generator."""
+    target: str | None = None
+    """Column to predict in a table."""
+    target_kind: Literal["class", "number"] | None = None
+    tokens: Literal["character", "byte"] | None = None
+    validation: str | Fraction | None = None
+    """A share of the training data (0: none), or a path, or None: what the data gives, else a share that is said."""
+    test: str | Fraction | None = None
+    split_seed: NotNegative = 0
+    """Decides which samples a made split holds out; apart from train.seed, so that seeds share one test set."""
+    limit: Positive | None = None
+    """Use at most this many training samples."""
+    augment: AugmentConfig = AugmentConfig()
+
+
+class Split(Protocol):
+    """One part of a data set, read by sample number; ``in_memory = False`` where reading is work worth doing ahead.
+
+    A batch is a dict with ``input`` and, where there is one, ``target``: pictures uint8 (B, C, H, W), tables float32
+    (B, features), text int64 (B, T); classes int64 (B,), numbers float32 (B,), next tokens int64 (B, T).
+    """
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index_B: Tensor, epoch_B: Tensor) -> dict[str, Tensor]:
+        """Return the samples of these numbers, as they are in these epochs."""
+        ...
+
+
+class TensorSplit:
+    """A part of a data set that lies in memory.
+
+    Args:
+        input: all samples, (N, ...).
+        target: (N,), where there is one.
+        describe: gives what a person may want to know of a sample by its number: its file, its row.
+    """
+
+    in_memory = True
+
+    def __init__(
+        self, input: Tensor, target: Tensor | None = None, describe: Callable[[int], dict[str, Any]] = lambda index: {}
+    ) -> None:
+        assert target is None or len(target) == len(input)
+        self.input, self.target, self.describe = input, target, describe
+
+    def __len__(self) -> int:
+        return len(self.input)
+
+    def gather(self, index_B: Tensor, epoch_B: Tensor) -> dict[str, Tensor]:
+        """Return the samples of these numbers; they are the same in every epoch."""
+        index_B = index_B.to(self.input.device)
+        batch = {"input": self.input.index_select(0, index_B)}
+        if self.target is not None:
+            batch["target"] = self.target.index_select(0, index_B)
+        return batch
+
+    def to(self, device: torch.device | str) -> TensorSplit:
+        """Return the same samples on a device."""
+        target = None if self.target is None else self.target.to(device)
+        return TensorSplit(self.input.to(device), target, self.describe)
+
+
+def digest(*parts: Tensor | bytes | str) -> str:
+    """Return the hex digest of some content, for `Dataset.fingerprint`."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.update(repr((tuple(part.shape), part.dtype)).encode())
+            found.update(memoryview(part.contiguous().numpy()).cast("B") if part.numel() else b"")
+        else:
+            found.update(part if isinstance(part, bytes) else part.encode())
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+class Preprocess(Protocol):
+    """How raw input becomes what the model sees; saved with the weights as ``preprocess.json``."""
+
+    kind: str
+
+    def read(self, raw: Any) -> Tensor:
+        """Turn one raw input (a path, a picture, an array, a row, a text) into one sample of ``input``."""
+        ...
+
+    def normalize(self, input_B: Tensor) -> Tensor:
+        """Turn a batch of ``input`` into what the model's forward takes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Data that is ready to be learned from."""
+
+    name: str
+    kind: str
+    """"image", "table" or "text"."""
+    target_kind: str | None
+    """"class", "number", or None where the data is its own target."""
+    splits: dict[str, Split]
+    """"train", and where there is one "validation" and "test"."""
+    sizes: dict[str, int]
+    """What models take from data, by the name of their config's field: in_channels, image_size, in_features,
+    num_classes (1 for a number), vocab_size."""
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    """Class names, in the order of their numbers."""
+    class_counts: tuple[int, ...] = ()
+    """Training samples of each class."""
+    notes: tuple[str, ...] = ()
+    """What was decided or found while reading, for the run's log: splits made, pictures skipped."""
+    fingerprint: str = ""
+    """Hex digest of the content; a resume compares it."""
+    tokenizer: Any = None
+    details: dict[str, Any] = field(default_factory=dict)
+    """What a report may want to show beside: source paths, column names."""
+
+    def replace(self, **changes: Any) -> Dataset:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,403 @@
+"""Folders of class folders of pictures, and arrays of pictures, as data sets.
+
+Pictures that fit lie in memory, decoded once; others are decoded for each batch, in threads.
+
+B samples in a batch, N pictures, C channels, S side.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strata.data import pictures, splits
+from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
+from strata.data.preprocess import ImagePreprocess
+from strata.device import available_memory_bytes
+from strata.errors import DataError
+
+log = logging.getLogger(__name__)
+
+BAD_AT_MOST = 0.01
+"""Share of pictures that may be unreadable before the run stops."""
+SMALL_SIDE, SQUARE_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 256, 224, 32
+MEMORY_SHARE = 0.25
+"""Of the available memory that decoded pictures may take."""
+PICTURES_FOR_STATISTICS = 2048
+"""Decoded to find mean and deviation where not all are decoded anyway."""
+NAMED = 5
+"""Files that a note or an error names."""
+
+
+@dataclass
+class Listing:
+    """The picture files of one part of a folder."""
+
+    files: list[Path] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    """Of each file; empty where the pictures lie in no class folders."""
+    empty_classes: list[str] = field(default_factory=list)
+
+
+def visible(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder, sorted by name, without hidden files and what macOS leaves behind."""
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:
+    """Return the pictures of each part of a folder, and the extensions of the files that are none.
+
+    Folders called train, validation, test (or val, valid, training, testing) are parts, when nothing but parts lies
+    beside them; else every folder is a class, and everything is "train".
+    """
+    others: Counter[str] = Counter()
+    folders = [Path(entry.path) for entry in visible(root) if entry.is_dir()]
+    named = {splits.NAMES.get(folder.name.lower()): folder for folder in folders}
+    if "train" in named and None not in named:
+        if len(named) < len(folders):
+            raise DataError(f"{root} has two folders for one split: {', '.join(folder.name for folder in folders)}.")
+        _pictures_in(root, others, deep=False)
+        return {str(part): _list_part(folder, others) for part, folder in named.items()}, others
+    return {"train": _list_part(root, others)}, others
+
+
+def _list_part(folder: Path, others: Counter[str]) -> Listing:
+    found = Listing()
+    loose = _pictures_in(folder, others, deep=False)
+    for entry in visible(folder):
+        if entry.is_dir():
+            files = _pictures_in(Path(entry.path), others, deep=True)
+            found.files += files
+            found.classes += [entry.name] * len(files)
+            if not files:
+                found.empty_classes.append(entry.name)
+    if not found.files:
+        return Listing(files=loose)
+    for file in loose:
+        others[f"{file.suffix.lower()} beside the class folders"] += 1
+    return found
+
+
+def _pictures_in(folder: Path, others: Counter[str], *, deep: bool) -> list[Path]:
+    found: list[Path] = []
+    for entry in visible(folder):
+        if entry.is_dir():
+            if deep:
+                found += _pictures_in(Path(entry.path), others, deep=True)
+            continue
+        file = Path(entry.path)
+        if file.suffix.lower() in pictures.EXTENSIONS:
+            found.append(file)
+        else:
+            others[file.suffix.lower() or "no extension"] += 1
+    return found
+
+
+class FileSplit:
+    """Pictures that are decoded when a batch wants them.
+
+    A picture that turns out bad is logged, and another of its class stands in for it; the run stops when too many are.
+
+    Args:
+        files: (N,) of them.
+        target: int64 (N,), where there is one.
+    """
+
+    in_memory = False
+
+    def __init__(self, files: Sequence[Path], target: Tensor | None, side: int, channels: int) -> None:
+        self.files, self.target, self.side, self.channels = list(files), target, side, channels
+        self._bad: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Return the sample's file."""
+        return {"file": str(self.files[index])}
+
+    def gather(self, index_B: Tensor, epoch_B: Tensor) -> dict[str, Tensor]:
+        """Return the samples of these numbers, decoded: uint8 (B, C, S, S). Raises DataError when too many are bad."""
+        wanted = index_B.tolist()
+        image_BCHW, bad = pictures.read_pictures([self.files[k] for k in wanted], self.side, self.channels)
+        for row, reason in bad.items():
+            self._remember(wanted[row], reason)
+            image_BCHW[row] = self._stand_in(wanted[row])
+        batch = {"input": image_BCHW}
+        if self.target is not None:
+            batch["target"] = self.target[index_B]
+        return batch
+
+    def _remember(self, index: int, reason: str) -> None:
+        with self._lock:
+            if index not in self._bad:
+                log.warning("%s cannot be read (%s); another picture stands in for it.", self.files[index], reason)
+                self._bad[index] = reason
+                _refuse_if_too_many(
+                    [(self.files[k], why) for k, why in self._bad.items()], len(self.files), "the split"
+                )
+
+    def _stand_in(self, index: int) -> Tensor:
+        for step in range(1, len(self.files)):
+            other = (index + step) % len(self.files)
+            if other in self._bad or (self.target is not None and self.target[other] != self.target[index]):
+                continue
+            image_1CHW, bad = pictures.read_pictures([self.files[other]], self.side, self.channels)
+            if not bad:
+                return image_1CHW[0]
+            self._remember(other, bad[0])
+        raise DataError(f"{self.files[index]} cannot be read, and no other picture of its class can.")
+
+
+def _refuse_if_too_many(bad: Sequence[tuple[Path, str]], total: int, where: str) -> None:
+    if len(bad) > BAD_AT_MOST * total:
+        raise DataError(
+            f"{len(bad):,} of {total:,} pictures in {where} cannot be read, more than {100 * BAD_AT_MOST:g} %: "
+            f"{_named(bad)}. Repair or remove them."
+        )
+
+
+def _named(bad: Sequence[tuple[Path, str]]) -> str:
+    more = ", ..." if len(bad) > NAMED else ""
+    return ", ".join(f"{Path(*file.parts[-2:])} ({reason})" for file, reason in bad[:NAMED]) + more
+
+
+def decide_side(sizes: Sequence[tuple[int, int]]) -> tuple[int, str]:
+    """Return the side that pictures of these (width, height) are brought to, and why."""
+    first = sizes[0]
+    equal = all(size == first for size in sizes)
+    if equal and (max(first) <= SMALL_SIDE or (first[0] == first[1] <= SQUARE_SIDE)):
+        return min(first), "their own size" if first[0] == first[1] else f"the short side of {first[0]} x {first[1]}"
+    shorts = sorted(min(size) for size in sizes)
+    median = shorts[len(shorts) // 2]
+    side = min(LARGEST_SIDE, max(SIDE_STEP, SIDE_STEP * round(median / SIDE_STEP)))
+    return side, f"from a median short side of {median}"
+
+
+def open_folder(root: Path, config: DataConfig) -> Dataset:
+    """Read a folder of class folders of pictures, or of pictures alone, which then have no target.
+
+    Raises DataError for a class without pictures or with one, for too many unreadable pictures, and for no pictures.
+    """
+    notes: list[str] = []
+    parts, others = list_folder(root)
+    plan = splits.plan(config, [part for part in parts if part != "train"])
+    notes += plan.notes
+    for part in plan.unused:
+        parts.pop(part)
+    for part, path in plan.paths.items():
+        parts[part] = _list_elsewhere(path, part)
+    labels = _check_listing(parts, root)
+    if others:
+        ignored = ", ".join(f"{count:,} {name}" for name, count in others.most_common(NAMED))
+        notes.append(f"ignored {sum(others.values()):,} files that are not pictures: {ignored}")
+
+    headers, bad = _read_headers(parts)
+    total = sum(len(listing.files) for listing in parts.values())
+    _refuse_if_too_many(bad, total, str(root))
+    train_sizes = [(header.width, header.height) for header in headers["train"].values()]
+    side, why = (config.image_size, "asked for") if config.image_size else decide_side(train_sizes)
+    unequal = len(set(train_sizes)) > 1 or train_sizes[0] != (side, side)
+    notes.append(f"pictures are {side} x {side}: {why}" + ("; short side resized, middle cut out" if unequal else ""))
+    grey = all(header.is_grey for found in headers.values() for header in found.values())
+    channels = config.channels or (1 if grey else 3)
+    if config.channels is None:
+        notes.append("pictures are grey" if grey else "pictures are in colour")
+
+    files = {part: list(found) for part, found in headers.items()}
+    fits = total * channels * side * side <= MEMORY_SHARE * available_memory_bytes()
+    images: dict[str, Tensor] = {}
+    if fits:
+        for part, paths in files.items():
+            images[part], failed = pictures.read_pictures(paths, side, channels)
+            if failed:
+                bad += [(paths[k], reason) for k, reason in failed.items()]
+                kept = [k for k in range(len(paths)) if k not in failed]
+                files[part] = [paths[k] for k in kept]
+                images[part] = images[part][kept]
+        _refuse_if_too_many(bad, total, str(root))
+    else:
+        notes.append("pictures do not fit in memory and are decoded for each batch")
+    if bad:
+        notes.append(f"skipped {len(bad):,} of {total:,} pictures that cannot be read: {_named(bad)}")
+
+    number = {label: k for k, label in enumerate(labels)}
+    class_of = {
+        part: dict(zip(listing.files, listing.classes, strict=True)) for part, listing in parts.items() if labels
+    }
+    targets = {
+        part: torch.tensor([number[class_of[part][file]] for file in paths], dtype=torch.int64)
+        for part, paths in files.items()
+        if labels
+    }
+    if labels:
+        counts = Counter(targets["train"].tolist())
+        splits.check_classes(labels, {label: counts[k] for label, k in number.items()}, "picture", str(root))
+    relative = [
+        f"{part}/{Path(*file.parts[-2:])}/{file.stat().st_size}" for part, paths in files.items() for file in paths
+    ]
+    found = assemble(
+        root.name,
+        images or None,
+        targets,
+        plan,
+        config,
+        labels=labels,
+        files=files,
+        side=side,
+        channels=channels,
+        notes=notes,
+        details={"path": str(root)},
+    )
+    content = [found.fingerprint] if fits else ["decoded for each batch", str(side), str(channels)]
+    return found.replace(fingerprint=digest(*content, *relative))
+
+
+def _list_elsewhere(path: Path, part: str) -> Listing:
+    if not path.is_dir():
+        raise DataError(f"data.{part}={path} has to be a folder like the training data's.")
+    parts, _ = list_folder(path)
+    return parts.get(part, parts["train"])
+
+
+def _check_listing(parts: Mapping[str, Listing], root: Path) -> tuple[str, ...]:
+    """Refuse listings that nothing can be learned from; return the classes' names."""
+    for part, listing in parts.items():
+        if not listing.files:
+            raise DataError(f"{root} holds no pictures" + (f" for its {part} split." if len(parts) > 1 else "."))
+    train = parts["train"]
+    if train.empty_classes:
+        named = ", ".join(repr(name) for name in train.empty_classes[:NAMED])
+        raise DataError(f"Class folder {named} in {root} holds no pictures. Add some, or remove the folder.")
+    labels = tuple(sorted(set(train.classes)))
+    if train.classes:
+        splits.check_classes(labels, Counter(train.classes), "picture", str(root))
+    for part, listing in parts.items():
+        if bool(listing.classes) != bool(train.classes):
+            raise DataError(f"The {part} pictures lie in class folders, or not; the training pictures do the contrary.")
+        strangers = sorted(set(listing.classes) - set(labels))
+        if strangers:
+            raise DataError(f"The {part} split has class {strangers[0]!r}, which no training picture has.")
+    return labels
+
+
+def _read_headers(
+    parts: Mapping[str, Listing],
+) -> tuple[dict[str, dict[Path, pictures.Header]], list[tuple[Path, str]]]:
+    headers, bad = {}, []
+    for part, listing in parts.items():
+        found, failed = pictures.read_headers(listing.files)
+        pairs = zip(listing.files, found, strict=True)
+        headers[part] = {file: header for file, header in pairs if header is not None}
+        bad += [(listing.files[k], reason) for k, reason in failed.items()]
+    return headers, bad
+
+
+def assemble(
+    name: str,
+    images: Mapping[str, Tensor] | None,
+    targets: Mapping[str, Tensor],
+    plan: splits.Plan,
+    config: DataConfig,
+    *,
+    side: int,
+    channels: int,
+    target_kind: str = "class",
+    labels: tuple[str, ...] = (),
+    files: Mapping[str, Sequence[Path]] | None = None,
+    notes: Sequence[str] = (),
+    details: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Divide pictures into splits and measure them.
+
+    Args:
+        images: by part, uint8 (N, C, S, S); None where ``files`` are decoded when wanted.
+        targets: by part; empty where there are none.
+        labels: names of the classes.
+    """
+    lengths = {part: len(found) for part, found in (images or files or {}).items()}
+    train_N = targets.get("train")
+    class_N = train_N if target_kind == "class" else None
+    index, said = splits.divide(plan, lengths["train"], class_N, config.split_seed)
+    index["train"], limited = splits.limit(
+        index["train"], None if class_N is None else class_N[index["train"]], config.limit, config.split_seed
+    )
+    index |= {part: torch.arange(n) for part, n in lengths.items() if part != "train"}
+
+    found: dict[str, Any] = {}
+    for part in ("train", *splits.HELD_OUT):
+        if part not in index:
+            continue
+        source, index_N = part if part in lengths and part != "train" else "train", index[part]
+        target_N = targets[source][index_N] if source in targets else None
+        paths = [files[source][k] for k in index_N.tolist()] if files is not None else None
+        if images is None:
+            assert paths is not None
+            found[part] = FileSplit(paths, target_N, side, channels)
+        else:
+            whole = len(index_N) == lengths[source]
+            image_NCHW = images[source] if whole else images[source].index_select(0, index_N)
+            found[part] = TensorSplit(image_NCHW, target_N, *([_describer(paths)] if paths else []))
+    train = found["train"]
+    if images is None:
+        every = max(1, len(train) // PICTURES_FOR_STATISTICS)
+        sample_NCHW, _ = pictures.read_pictures(train.files[::every], side, channels)
+        mean, std = _statistics(sample_NCHW)
+    else:
+        mean, std = _statistics(train.input)
+    if config.pixels == "tanh":
+        mean = std = (0.5,) * channels
+    number = _number_scale(train.target) if target_kind == "number" and train.target is not None else {}
+    preprocess = ImagePreprocess(image_size=side, channels=channels, mean=mean, std=std, labels=labels, **number)  # type: ignore[arg-type]
+    classes = {"num_classes": len(labels) if target_kind == "class" else 1} if targets else {}
+    return Dataset(
+        name=name,
+        kind="image",
+        target_kind=target_kind if targets else None,
+        splits=found,
+        sizes={"in_channels": channels, "image_size": side, "in_features": channels * side * side} | classes,
+        preprocess=preprocess,
+        labels=labels,
+        class_counts=tuple(torch.bincount(train.target, minlength=len(labels)).tolist()) if labels else (),
+        notes=(*notes, *said, *limited),
+        fingerprint=""
+        if images is None
+        else digest(*(t for s in found.values() for t in (s.input, s.target) if t is not None), *labels),
+        details=dict(details or {}),
+    )
+
+
+def _describer(paths: Sequence[Path]) -> Callable[[int], dict[str, Any]]:
+    return lambda index: {"file": str(paths[index])}
+
+
+def _number_scale(target_N: Tensor) -> dict[str, float]:
+    values = target_N.double()
+    return {"target_mean": float(values.mean()), "target_std": float(values.std(correction=0)) or 1.0}
+
+
+def _statistics(image_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of each channel, where pixels are 0 to 1; from whole counts, so always the same."""
+    mean, std = [], []
+    value_256 = torch.arange(256, dtype=torch.float64) / 255.0
+    for channel in range(image_NCHW.shape[1]):
+        count_256 = torch.zeros(256, dtype=torch.int64)
+        for chunk in image_NCHW[:, channel].split(4096):
+            count_256 += torch.bincount(chunk.reshape(-1), minlength=256)
+        share_256 = count_256.double() / count_256.sum()
+        middle = float((share_256 * value_256).sum())
+        mean.append(middle)
+        std.append(float((share_256 * (value_256 - middle) ** 2).sum()) ** 0.5 or 1.0)
+    return tuple(mean), tuple(std)

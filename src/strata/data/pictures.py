@@ -1,0 +1,207 @@
+"""One picture file into pixels: upright, on white where it is transparent, brought to a square.
+
+Pictures come from strangers: a file that claims more pixels than `PIL.Image.MAX_IMAGE_PIXELS` is not decoded, and any
+failure of a decoder is a `BadPicture` with its reason.
+
+C channels, S side of the square, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+_GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"))
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation that EXIF knows."""
+_FILES_PER_TASK = 32
+
+
+class BadPicture(Exception):
+    """A file that is not a picture which can be decoded; the message is the reason."""
+
+
+class Header(NamedTuple):
+    """What a picture's first bytes say."""
+
+    width: int
+    height: int
+    is_grey: bool
+
+
+@contextlib.contextmanager
+def _opened(source: Path | IO[bytes]) -> Iterator[Image.Image]:
+    try:
+        with Image.open(source, formats=_FORMATS) as image:
+            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
+                raise BadPicture(f"{pixels:,} pixels, more than the {limit:,} that are safe: a decompression bomb")
+            yield image
+    except BadPicture:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadPicture(
+            f"more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are safe: a decompression bomb"
+        ) from None
+    except Exception as error:  # decoders fail on foreign bytes with whatever their parsing trips over
+        if type(error).__name__ == "UnidentifiedImageError":
+            raise BadPicture("not a picture, or a damaged one") from None
+        raise BadPicture(str(error).strip() or type(error).__name__) from None
+
+
+def read_header(source: Path | IO[bytes]) -> Header:
+    """Return size and colour without decoding. Raises BadPicture."""
+    with _opened(source) as image:
+        palette = image.getpalette("RGB") if image.mode == "P" else None
+        is_grey = image.mode in _GREY_MODES
+        if palette is not None:
+            is_grey = palette[0::3] == palette[1::3] == palette[2::3]
+        return Header(image.width, image.height, is_grey)
+
+
+def read_picture(source: Path | IO[bytes], side: int, channels: int) -> np.ndarray:
+    """Decode a file: uint8 (C, S, S). Raises BadPicture."""
+    with _opened(source) as image:
+        if image.format in ("JPEG", "MPO"):
+            # The decoder scales by 1/2, 1/4 or 1/8 for free; twice the size wanted is left for a good resize.
+            scale = 2 * side / min(image.size)
+            image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+        return to_square(image, side, channels)
+
+
+def to_square(image: Image.Image, side: int, channels: int) -> np.ndarray:
+    """Return a picture as uint8 (C, S, S): its short side resized to S with antialiasing, and the middle cut out."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF does not make the pixels bad
+        orientation = 1
+    image = _flatten(image, channels)
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    if (side, side) != image.size:
+        if short == side:  # only cut: no pixel is touched
+            image = image.crop((int(left), int(top), int(left) + side, int(top) + side))
+        else:
+            box = (left, top, left + short, top + short)
+            image = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    if orientation in _UPRIGHT:  # the middle square may as well be turned after it is cut out
+        image = image.transpose(_UPRIGHT[orientation])
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _flatten(image: Image.Image, channels: int) -> Image.Image:
+    """Return a picture in mode L or RGB."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise BadPicture("floating-point pixels have no agreed range")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def from_array(pixels: np.ndarray) -> Image.Image:
+    """Return uint8 (H, W), (H, W, C) or (C, H, W), C 1 or 3, as a picture. Raises BadPicture for other shapes."""
+    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3) and pixels.shape[0] in (1, 3):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
+        raise BadPicture(f"an array of shape {tuple(pixels.shape)} is no picture: (H, W), (H, W, C) or (C, H, W) is")
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    # Pillow decodes without the GIL, so threads are enough and nothing has to be copied between processes.
+    return ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="pictures")
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_context: Any = None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings, but make that of a bomb an error; in every thread, once for all who ask."""
+    global _quiet_depth, _quiet_context
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_context = warnings.catch_warnings()
+            _quiet_context.__enter__()
+            warnings.filterwarnings("ignore", module="PIL")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                _quiet_context.__exit__(None, None, None)
+
+
+def read_headers(paths: Sequence[Path]) -> tuple[list[Header | None], dict[int, str]]:
+    """Read many headers in threads; return them, and why those that are None are bad, by number."""
+    headers: list[Header | None] = [None] * len(paths)
+
+    def read(k: int) -> None:
+        headers[k] = read_header(paths[k])
+
+    return headers, _for_each(len(paths), read)
+
+
+def read_pictures(paths: Sequence[Path], side: int, channels: int) -> tuple[Tensor, dict[int, str]]:
+    """Decode many files in threads: uint8 (N, C, S, S), black where one is bad, and why, by number."""
+    images = torch.zeros((len(paths), channels, side, side), dtype=torch.uint8)
+    pixels = images.numpy()
+
+    def read(k: int) -> None:
+        pixels[k] = read_picture(paths[k], side, channels)
+
+    return images, _for_each(len(paths), read)
+
+
+def _for_each(n: int, read: Any) -> dict[int, str]:
+    bad: dict[int, str] = {}
+
+    def read_some(start: int) -> None:
+        for k in range(start, min(start + per_task, n)):
+            try:
+                read(k)
+            except BadPicture as error:
+                bad[k] = str(error)
+
+    per_task = max(1, min(_FILES_PER_TASK, n // (os.cpu_count() or 1)))
+    with quiet():
+        list(_pool().map(read_some, range(0, n, per_task)))
+    return dict(sorted(bad.items()))

@@ -1,0 +1,191 @@
+"""From what a user names to a data set: what lies at a path is looked at, and read as what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+
+from strata.data import arrays, catalog, images, pictures, splits, tables, text
+from strata.data.dataset import DataConfig, Dataset
+from strata.errors import ConfigError, DataError, suggest
+
+UNDERSTOOD = (
+    "a folder of class folders of pictures (jpg, png, bmp, webp, gif, tiff), idx files (.gz too), an .npz, a .csv or .parquet, "
+    "or plain text (a file or a folder)"
+)
+_PICKLES = frozenset((".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt"))
+_ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar"))
+_FILES_LOOKED_AT = 20_000
+_KIND_OF = {"folder": "image", "idx": "image", "npz": "image", "table": "table", "text": "text"}
+_OPENERS = {
+    "folder": images.open_folder,
+    "idx": arrays.open_idx,
+    "npz": arrays.open_npz,
+    "table": tables.open_table,
+    "text": text.open_text,
+}
+_ONLY_FOR = {
+    "image_size": ("image",),
+    "channels": ("image",),
+    "pixels": ("image",),
+    "augment": ("image",),
+    "target": ("table",),
+    "tokens": ("text",),
+    "target_kind": ("image", "table"),
+}
+"""Settings that do nothing for other kinds of data."""
+
+
+def open_data(config: DataConfig) -> Dataset:
+    """Read the data that a config names, ready to be learned from.
+
+    Raises DataError for data that is missing, unreadable or unfit, and ConfigError for settings that contradict it.
+    """
+    entry = catalog.find(config.source)
+    if entry is not None:
+        _check_kind(config, entry.kind)
+        dataset = entry.open(config)
+        if Path(config.source).exists():
+            note = f"{config.source!r} is the named data set; what lies at that path is ./{config.source}"
+            dataset = dataset.replace(notes=(note, *dataset.notes))
+    else:
+        path = _existing(config.source)
+        form = _form_of(path, config.kind)
+        dataset = _OPENERS[form](path, config)
+        _check_kind(config, dataset.kind)
+    idle = [
+        f"data.{name} has no effect on data of kind {dataset.kind!r}"
+        for name, kinds in _ONLY_FOR.items()
+        if dataset.kind not in kinds and getattr(config, name) != _DEFAULTS[name]
+    ]
+    return dataset.replace(notes=(*dataset.notes, *idle))
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(DataConfig)}
+
+
+def recognize(source: str | Path) -> str:
+    """Return what kind of data a name or path is: "image", "table" or "text".
+
+    Raises DataError for a path that does not exist, is empty, holds pickles, or is not understood.
+    """
+    entry = catalog.find(str(source))
+    if entry is not None:
+        return entry.kind
+    path = _existing(str(source))
+    form = _form_of(path, None)
+    if form == "npz":
+        return _kind_of_npz(path)
+    return _KIND_OF[form]
+
+
+def _check_kind(config: DataConfig, kind: str) -> None:
+    if config.kind not in (None, kind):
+        raise ConfigError(f"data.kind={config.kind} does not fit {config.source!r}, which is of kind {kind!r}.")
+
+
+def _existing(source: str) -> Path:
+    path = Path(source).expanduser()
+    if not path.exists():
+        if os.sep in source or path.suffix:
+            parent = path.parent
+            beside = [entry.name for entry in images.visible(parent)] if parent.is_dir() else []
+            hint = suggest(path.name, beside).split(" Known:")[0]
+            raise DataError(f"{source} does not exist.{hint}")
+        raise DataError(
+            f"{source!r} is neither a path that exists nor a known data set.{suggest(source, catalog.DATASETS)}"
+        )
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{source} may not be read: permission denied.")
+    return path
+
+
+def _form_of(path: Path, kind: str | None) -> str:
+    """Return the name of the reader for a path."""
+    return _form_of_folder(path, kind) if path.is_dir() else _form_of_file(path, kind)
+
+
+def _form_of_file(path: Path, kind: str | None) -> str:
+    extension = path.suffix.lower()
+    if not path.is_file():
+        raise DataError(f"{path} is neither a file nor a folder.")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if extension in _PICKLES or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        raise DataError(_pickle_words(str(path)))
+    if not head:
+        raise DataError(f"{path} is empty.")
+    if arrays.is_idx(path.name):
+        return "idx"
+    if extension == ".npz":
+        return "npz"
+    if extension in pictures.EXTENSIONS:
+        raise DataError(f"{path} is one picture. Give a folder that holds a folder of pictures for each class.")
+    if kind == "table" or (extension in tables.EXTENSIONS and kind != "text"):
+        return "table"
+    if extension in _ARCHIVES:
+        raise DataError(f"{path} is an archive. Unpack it, and give the folder.")
+    if extension in text.EXTENSIONS or kind == "text" or b"\0" not in head:
+        return "text"
+    raise DataError(f"{path} is not understood ({extension or 'no extension'}). Understood: {UNDERSTOOD}.")
+
+
+def _pickle_words(what: str) -> str:
+    return (
+        f"{what} is a pickle, and a pickle can run any code when it is read. Save the data as .npz, .csv or .parquet."
+    )
+
+
+def _form_of_folder(path: Path, kind: str | None) -> str:
+    top, counts = _look(path)
+    if not counts:
+        raise DataError(f"{path} is an empty folder. Understood: {UNDERSTOOD}.")
+    many_pictures = sum(counts[extension] for extension in pictures.EXTENSIONS)
+    many_texts = sum(counts[extension] for extension in text.EXTENSIONS - tables.EXTENSIONS)
+    has_table = any(Path(name).suffix.lower() in tables.EXTENSIONS for name in top)
+    if kind in (None, "image"):
+        if any(arrays.is_idx(name) for name in top):
+            return "idx"
+        if many_pictures and (kind == "image" or many_pictures >= many_texts):
+            return "folder"
+    if kind in (None, "image", "table") and sum(name.lower().endswith(".npz") for name in top) == 1:
+        return "npz"
+    if kind == "table" or (kind is None and has_table and many_texts <= len(top)):
+        return "table"
+    if many_texts or kind == "text":
+        return "text"
+    if has_table:
+        return "table"
+    found = ", ".join(f"{count:,} {extension or 'without extension'}" for extension, count in counts.most_common(6))
+    if set(counts) <= _PICKLES:
+        raise DataError(_pickle_words(f"All that {path} holds ({found})"))
+    raise DataError(f"{path} holds nothing that is understood, but {found}. Understood: {UNDERSTOOD}.")
+
+
+def _look(root: Path) -> tuple[list[str], Counter[str]]:
+    """Return the names of the files on top, and how many files there are of each extension, the first many at least."""
+    top: list[str] = []
+    counts: Counter[str] = Counter()
+    folders = [root]
+    while folders and counts.total() < _FILES_LOOKED_AT:
+        folder = folders.pop(0)
+        for entry in images.visible(folder):
+            if entry.is_dir():
+                folders.append(Path(entry.path))
+            else:
+                counts[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+                if folder == root:
+                    top.append(entry.name)
+    return top, counts
+
+
+def _kind_of_npz(path: Path) -> str:
+    if path.is_dir():
+        path = next(Path(entry.path) for entry in images.visible(path) if entry.name.lower().endswith(".npz"))
+    parts, _ = arrays.read_npz_parts(path)
+    return "table" if parts["train"][0].ndim == 2 else "image"
+
+
+__all__ = ["open_data", "recognize", "splits"]

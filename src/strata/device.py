@@ -1,0 +1,190 @@
+"""Every hardware choice, decided once, each with its reason: device, precision, memory format, compile, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from strata.errors import UnavailableError
+
+COMPILE_PAYS_AFTER_STEPS = 2000
+"""A GPU run at least this long earns back the seconds that compiling takes."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice, what it came out as, and why."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model runs on this machine."""
+
+    device: torch.device
+    precision: str
+    """"bf16" or "fp32": of matrix products and convolutions; weights, losses and statistics are always fp32."""
+    channels_last: bool
+    compile: bool
+    decisions: tuple[Decision, ...]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which a model's forward runs."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's feature flags as Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return found or platform.machine()
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that could be used without swapping; half of all memory where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (ValueError, OSError):
+        return 4 << 30
+
+
+def choose_device(name: str = "auto") -> tuple[torch.device, Decision]:
+    """Return the device of that name ("auto", "cpu", "cuda", "cuda:1", "mps") and why.
+
+    Raises UnavailableError for a name that is none or a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            gpu = torch.cuda.get_device_name(0)
+            return torch.device("cuda", 0), Decision("device", "cuda", f"a GPU is here: {gpu}")
+        if torch.backends.mps.is_available():
+            return torch.device("mps"), Decision("device", "mps", "an Apple GPU is here")
+        return torch.device("cpu"), Decision("device", "cpu", f"no GPU found; {cpu_name()}")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UnavailableError(f"train.device={name} is not a device. Allowed: auto, cpu, cuda, cuda:N, mps.") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise UnavailableError(f"train.device={name}: this machine has {count} CUDA devices. Use train.device=auto.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UnavailableError(f"train.device={name}: this machine has no Apple GPU. Use train.device=auto.")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UnavailableError(f"train.device={name} is not supported. Allowed: auto, cpu, cuda, cuda:N, mps.")
+    return device, Decision("device", str(device), "asked for")
+
+
+def multiplies_bf16(device: torch.device) -> tuple[bool, str]:
+    """Say whether the hardware multiplies bf16 natively, and how we know."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"compute capability {major}.{minor} " + ("has" if major >= 8 else "lacks") + " bf16"
+    if device.type == "cpu":
+        has = "amx_bf16" in cpu_flags()
+        return has, "the processor " + ("multiplies bf16 in AMX tiles" if has else "has no AMX: bf16 would be emulated")
+    return False, "bf16 is not proven on this device"
+
+
+def decide(
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool | str = "auto",
+    convolutional: bool = False,
+    prefers_fp32: str = "",
+    steps: int = 0,
+) -> Setup:
+    """Make every hardware choice for one model and return them with their reasons.
+
+    Args:
+        convolutional: the model holds 2-D convolutions.
+        prefers_fp32: why this model is better off in fp32 under "auto", or empty.
+        steps: how long the run is, which decides whether compiling pays.
+    """
+    where, decision = choose_device(device)
+    decisions = [decision]
+
+    native, reason = multiplies_bf16(where)
+    if precision == "auto":
+        chosen = "bf16" if native and not prefers_fp32 else "fp32"
+        decisions.append(Decision("precision", chosen, prefers_fp32 if native and prefers_fp32 else reason))
+    else:
+        chosen = precision
+        slow = "" if native or precision == "fp32" else f", though {reason}"
+        decisions.append(Decision("precision", chosen, "asked for" + slow))
+
+    channels_last = convolutional and where.type in ("cpu", "cuda")
+    decisions.append(
+        Decision(
+            "memory format",
+            "channels last" if channels_last else "contiguous",
+            "convolutions read neighbouring channels together" if channels_last else "no convolutions",
+        )
+    )
+
+    if compile == "auto":
+        compiles = where.type == "cuda" and steps >= COMPILE_PAYS_AFTER_STEPS
+        if where.type != "cuda":
+            why = "on a CPU it gains 5 to 10 % after seconds of compiling; train.compile=true asks for it"
+        else:
+            why = f"{steps} steps " + ("earn" if compiles else "would not earn") + " the compile time back"
+        decisions.append(Decision("compile", "yes" if compiles else "no", why))
+    else:
+        compiles = bool(compile)
+        decisions.append(Decision("compile", "yes" if compiles else "no", "asked for"))
+
+    if where.type == "cpu":
+        decisions.append(Decision("threads", str(torch.get_num_threads()), f"{os.cpu_count()} cores are visible"))
+    return Setup(where, chosen, channels_last, compiles, tuple(decisions))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    import numpy
+
+    from strata import __version__
+
+    return {
+        "strata": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+    }

@@ -1,0 +1,238 @@
+"""Losses as a sum and a count, so that batches of any size add up to exactly what one large batch gives.
+
+Every loss comes twice: ``name`` returns a `LossSum`, and ``name_per_sample`` the parts of that sum, for mixing two
+targets and for finding the worst mistakes. All of it is computed in float32 at least, also under autocast.
+
+B samples, T tokens, K classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from strata.registry import Registry
+
+
+class LossSum(NamedTuple):
+    """A loss over some samples; the mean is ``total / count``, taken once over everything that makes a step."""
+
+    total: Tensor
+    """Scalar, float32 or wider, with its gradient."""
+    count: Tensor | int  # type: ignore[assignment]  # tuples have a method of that name, which nobody needs here
+    """Samples, tokens or numbers in the total; their weights' sum where classes are weighted."""
+
+
+class LossParts(NamedTuple):
+    """The terms of a `LossSum`, in the target's shape."""
+
+    loss: Tensor
+    """Each term, its weight included."""
+    weight: Tensor | None = None
+    """How often each term counts; None: once."""
+
+    def sum(self) -> LossSum:
+        """Add everything up."""
+        count = self.loss.numel() if self.weight is None else self.weight.sum()
+        return LossSum(self.loss.sum(), count)
+
+    def mixed(self, other: LossParts, share_B: Tensor) -> LossParts:
+        """Return ``share * self + (1 - share) * other``: the loss of samples mixed by mixup or cutmix."""
+        share = share_B.view(-1, *[1] * (self.loss.ndim - 1)).to(self.loss.dtype)
+        loss = share * self.loss + (1 - share) * other.loss
+        if self.weight is None or other.weight is None:
+            return LossParts(loss)
+        return LossParts(loss, share * self.weight + (1 - share) * other.weight)
+
+
+LOSSES = Registry("loss")
+LOSSES.add("cross_entropy", "strata.losses:cross_entropy", "Classes or tokens, one right answer each")
+LOSSES.add("binary_cross_entropy", "strata.losses:binary_cross_entropy", "One logit, or one against all for each class")
+LOSSES.add("mean_squared_error", "strata.losses:mean_squared_error", "Numbers; large errors count most")
+LOSSES.add("mse", "strata.losses:mean_squared_error", "mean_squared_error")
+LOSSES.add("l1", "strata.losses:l1", "Numbers; absolute error")
+LOSSES.add("huber", "strata.losses:huber", "Numbers; squared near zero, absolute beyond delta")
+LOSSES.add("hinge", "strata.losses:hinge", "Classes; a margin of one, as support vector machines have it")
+
+
+def per_sample(name: str) -> Callable[..., LossParts]:
+    """Return the function of a loss's parts. Raises UnknownNameError for a name that is not in `LOSSES`."""
+    found: Callable[..., LossParts] = globals()[f"{LOSSES.get(name).__name__}_per_sample"]
+    return found
+
+
+def options(name: str) -> frozenset[str]:
+    """Return the keyword options that a loss takes, such as ``label_smoothing``."""
+    parameters = inspect.signature(per_sample(name)).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+def _aligned(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop the prediction's last axis of one, where the target lacks it: (B, 1) against (B,) would become (B, B)."""
+    if prediction.ndim == target.ndim + 1 and prediction.shape[-1] == 1:
+        prediction = prediction.squeeze(-1)
+    assert prediction.shape == target.shape, f"outputs {tuple(prediction.shape)}, targets {tuple(target.shape)}"
+    prediction = _wide(prediction)
+    return prediction, target.to(prediction.dtype)
+
+
+def _weighted(loss: Tensor, class_B: Tensor, class_weights: Tensor | None) -> LossParts:
+    if class_weights is None:
+        return LossParts(loss)
+    weight = class_weights.to(loss)[class_B.long()]
+    weight = weight.view(*weight.shape, *[1] * (loss.ndim - weight.ndim)).expand_as(loss)
+    return LossParts(loss * weight, weight)
+
+
+def cross_entropy_per_sample(
+    logits_BK: Tensor,
+    target_B: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    ignore_index: int = -100,
+) -> LossParts:
+    """Return the parts of `cross_entropy`, shape (B,) or (B, T); zero at ignored targets."""
+    logits = _wide(logits_BK)
+    weights = None if class_weights is None else class_weights.to(logits)
+    loss = F.cross_entropy(
+        logits.flatten(0, -2),
+        target_B.flatten(),
+        weight=weights,
+        ignore_index=ignore_index,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    ).view(target_B.shape)
+    kept = target_B != ignore_index
+    if weights is None:
+        return LossParts(loss, kept)
+    return LossParts(loss, weights[target_B.where(kept, 0)] * kept)
+
+
+def cross_entropy(
+    logits_BK: Tensor,
+    target_B: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    ignore_index: int = -100,
+) -> LossSum:
+    """Cross-entropy of classes (B, K) against (B,), or of tokens (B, T, V) against (B, T), in nats.
+
+    Args:
+        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
+        class_weights: (K,); the count is then the sum of the targets' weights, so that the mean is torch's.
+        ignore_index: target that neither adds to the total nor counts.
+    """
+    return cross_entropy_per_sample(
+        logits_BK, target_B, label_smoothing=label_smoothing, class_weights=class_weights, ignore_index=ignore_index
+    ).sum()
+
+
+def binary_cross_entropy_per_sample(
+    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> LossParts:
+    """Return the parts of `binary_cross_entropy`: (B,) for one logit, (B, K) for K."""
+    class_B = target
+    if logits.ndim == target.ndim + 1 and logits.shape[-1] > 1:
+        target = F.one_hot(target.long(), logits.shape[-1])
+    logits, target = _aligned(logits, target)
+    soft = target * (1 - label_smoothing) + label_smoothing / 2
+    loss = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    return _weighted(loss, class_B, class_weights)
+
+
+def binary_cross_entropy(
+    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> LossSum:
+    """Binary cross-entropy; each logit counts once, so the mean is torch's.
+
+    Args:
+        logits: (B,) or (B, 1) for one question; (B, K) for one classifier against all others for each class.
+        target: (B,) of 0 and 1, or of class numbers where there are K logits, or (B, K) of 0 and 1.
+        class_weights: (2,) or (K,): how often a sample counts, by its class.
+    """
+    return binary_cross_entropy_per_sample(
+        logits, target, label_smoothing=label_smoothing, class_weights=class_weights
+    ).sum()
+
+
+def mean_squared_error_per_sample(prediction: Tensor, target: Tensor) -> LossParts:
+    """Return the squared errors, in the target's shape."""
+    prediction, target = _aligned(prediction, target)
+    return LossParts(F.mse_loss(prediction, target, reduction="none"))
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> LossSum:
+    """Squared error of predictions (B,), (B, 1) or any shape against targets of (almost) that shape."""
+    return mean_squared_error_per_sample(prediction, target).sum()
+
+
+def l1_per_sample(prediction: Tensor, target: Tensor) -> LossParts:
+    """Return the absolute errors, in the target's shape."""
+    prediction, target = _aligned(prediction, target)
+    return LossParts(F.l1_loss(prediction, target, reduction="none"))
+
+
+def l1(prediction: Tensor, target: Tensor) -> LossSum:
+    """Absolute error; shapes as in `mean_squared_error`."""
+    return l1_per_sample(prediction, target).sum()
+
+
+def huber_per_sample(prediction: Tensor, target: Tensor, *, delta: float = 1.0) -> LossParts:
+    """Return the parts of `huber`, in the target's shape."""
+    prediction, target = _aligned(prediction, target)
+    return LossParts(F.huber_loss(prediction, target, delta=delta, reduction="none"))
+
+
+def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0) -> LossSum:
+    """Half the squared error up to ``delta``, linear beyond (Huber 1964); shapes as in `mean_squared_error`."""
+    return huber_per_sample(prediction, target, delta=delta).sum()
+
+
+def hinge_per_sample(score: Tensor, target_B: Tensor, *, class_weights: Tensor | None = None) -> LossParts:
+    """Return the parts of `hinge`, shape (B,)."""
+    if score.ndim == target_B.ndim + 1 and score.shape[-1] > 1:
+        return multiclass_hinge_per_sample(score, target_B, class_weights=class_weights)
+    score, sign = _aligned(score, target_B)
+    return _weighted(F.relu(1 - (2 * sign - 1) * score), target_B, class_weights)
+
+
+def hinge(score: Tensor, target_B: Tensor, *, class_weights: Tensor | None = None) -> LossSum:
+    """Hinge loss: max(0, 1 - y s) with y = -1 or +1 for scores (B,) or (B, 1); `multiclass_hinge` for (B, K).
+
+    Args:
+        target_B: 0 or 1, or class numbers.
+        class_weights: (2,) or (K,): how often a sample counts, by its class.
+    """
+    return hinge_per_sample(score, target_B, class_weights=class_weights).sum()
+
+
+def multiclass_hinge_per_sample(
+    score_BK: Tensor, target_B: Tensor, *, class_weights: Tensor | None = None
+) -> LossParts:
+    """Return the parts of `multiclass_hinge`, shape (B,)."""
+    score = _wide(score_BK)
+    own = score.gather(-1, target_B.long().unsqueeze(-1))
+    best_other = score.scatter(-1, target_B.long().unsqueeze(-1), -torch.inf).amax(-1)
+    return _weighted(F.relu(1 + best_other - own.squeeze(-1)), target_B, class_weights)
+
+
+def multiclass_hinge(score_BK: Tensor, target_B: Tensor, *, class_weights: Tensor | None = None) -> LossSum:
+    """max(0, 1 + max over other classes of s_j - s_y) (Crammer and Singer 2001)."""
+    return multiclass_hinge_per_sample(score_BK, target_B, class_weights=class_weights).sum()
+
+
+def mean(loss: LossSum) -> Tensor:
+    """Return ``total / count``; a batch in which nothing counts gives zero and not NaN."""
+    count: Any = loss.count
+    return loss.total / (count.clamp(min=1e-12) if isinstance(count, Tensor) else max(count, 1))

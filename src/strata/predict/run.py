@@ -1,0 +1,204 @@
+"""A run, as used after training: its metrics, its model, its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strata.checkpoint.files import read_json, read_model
+from strata.checkpoint.run_folder import RunFolder
+from strata.config import from_json
+from strata.data import load_preprocess, open_data
+from strata.device import Setup, decide
+from strata.errors import ConfigError, DataError, RunError
+from strata.models import build, config_class
+from strata.tasks import TASKS, Sample, Task
+from strata.tasks.base import Answering
+from strata.train.evaluate import Evaluation, evaluate
+from strata.train.finish import save_grid
+from strata.train.recipe import Recipe
+
+
+class Predictor:
+    """A trained model with everything it needs to answer, read from a ``model/`` folder.
+
+    Args:
+        device, precision: as in ``train.device`` and ``train.precision``.
+
+    Raises RunError when the folder does not hold a model that Strata wrote.
+    """
+
+    def __init__(self, folder: Path | str, *, device: str = "auto", precision: str = "auto") -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").is_file():
+            raise RunError(f"{self.folder} holds no model: config.json is missing. The run may not have finished.")
+        config = read_json(self.folder / "config.json")
+        try:
+            model_config = from_json(config_class(config["model"]["kind"]), config["model"], "model")
+            self.task: Task = from_json(TASKS.get(config["task"]["kind"]), config["task"], "task")
+            labels = tuple(config["labels"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{self.folder / 'config.json'} is not a model's: {error} is missing.") from None
+        self.preprocess: Any = load_preprocess(self.folder)
+        model = build(model_config)
+        read_model(self.folder / "model.safetensors", model)
+        self.setup: Setup = decide(
+            device=device,
+            precision=precision,
+            compile=False,
+            convolutional=any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules()),
+            prefers_fp32="tables are small, and rounding would show" if self.preprocess.kind == "table" else "",
+        )
+        model = model.to(self.setup.device)
+        if self.setup.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model: nn.Module = model.eval()
+        self.context = Answering(labels, self.preprocess, self.setup.device)
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Turn a raw batch into what the model's forward takes."""
+        input_B = self.preprocess.normalize(batch["input"])
+        if self.setup.channels_last and input_B.ndim == 4:
+            input_B = input_B.contiguous(memory_format=torch.channels_last)
+        return batch | {"input": input_B}
+
+    @torch.no_grad()
+    def predict(self, inputs: Iterable[Any], batch_size: int = 64) -> Iterator[dict[str, Any]]:
+        """Yield an answer for each raw input (a path, a picture, an array, a table's row, a text), in order.
+
+        An input that cannot be read gives ``{"error": why}``, so that one bad file does not end a long job.
+        Raises ConfigError when the model makes things and does not answer.
+        """
+        if type(self.task).answers is Task.answers:
+            raise ConfigError("This model makes things and answers no questions. Use: strata generate RUN.")
+        waiting: list[tuple[Any, Tensor | str]] = []
+        for raw in inputs:
+            try:
+                waiting.append((raw, self.preprocess.read(raw)))
+            except DataError as error:
+                waiting.append((raw, str(error)))
+            if len(waiting) == batch_size:
+                yield from self._answer(waiting)
+                waiting = []
+        if waiting:
+            yield from self._answer(waiting)
+
+    def _answer(self, waiting: list[tuple[Any, Tensor | str]]) -> Iterator[dict[str, Any]]:
+        groups: dict[tuple[int, ...], list[int]] = {}  # texts differ in length: equal shapes go together
+        for k, (_, read) in enumerate(waiting):
+            if isinstance(read, Tensor):
+                groups.setdefault(tuple(read.shape), []).append(k)
+        answers: dict[int, dict[str, Any]] = {}
+        for numbers in groups.values():
+            input_B = torch.stack([torch.as_tensor(waiting[k][1]) for k in numbers]).to(self.setup.device)
+            with self.setup.autocast():
+                found = self.task.answers(self.model, self.prepare({"input": input_B})["input"], self.context)
+            answers |= dict(zip(numbers, found, strict=True))
+        for k, (raw, read) in enumerate(waiting):
+            named = {"input": str(raw)} if isinstance(raw, str | Path) else {}
+            yield named | (answers[k] if k in answers else {"error": str(read)})
+
+    @torch.no_grad()
+    def generate(self, **options: Any) -> Sample:
+        """Let the model make something, as a function of ``seed``: see the task's `sample` for the options.
+
+        Raises ConfigError when the model answers and makes nothing.
+        """
+        if not self.task.generates:
+            raise ConfigError("This model answers and makes nothing. Use: strata predict RUN INPUT.")
+        with self.setup.autocast():
+            return self.task.sample(self.model, self.context, **options)
+
+
+class Run:
+    """A run's folder, and what one does with it.
+
+    Raises RunError when the folder is not a run.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = RunFolder(folder)
+        self._predictor: Predictor | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return self._folder.path
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return Recipe.from_json(self._folder.recipe())
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return self._folder.records()
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The last word of a finished run: metrics, seconds, throughput; None while it is unfinished."""
+        return next((r for r in reversed(self.records) if r["event"] == "finished"), None)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Final metrics by split, ``{"validation": {...}, "test": {...}}``; the latest evaluation while unfinished."""
+        if self.finished is not None:
+            return dict(self.finished["metrics"])
+        return {r["split"]: r["metrics"] for r in self.records if r["event"] == "evaluated"}
+
+    def predictor(self, **options: Any) -> Predictor:
+        """Return the trained model with everything it needs to answer."""
+        if self._predictor is None or options:
+            if not (self._folder.model / "config.json").is_file():
+                raise RunError(f"{self.folder} has not finished. Continue it with: strata resume {self.folder}")
+            self._predictor = Predictor(self._folder.model, **options)
+        return self._predictor
+
+    def model(self) -> nn.Module:
+        """Return the trained nn.Module, in eval mode."""
+        return self.predictor().model
+
+    def predict(self, inputs: Any) -> Any:
+        """Answer one raw input, or a list of them with a list of answers."""
+        if isinstance(inputs, list | tuple):
+            return list(self.predictor().predict(inputs))
+        answer = next(iter(self.predictor().predict([inputs])))
+        if "error" in answer:
+            raise DataError(answer["error"])
+        return answer
+
+    def generate(self, prompt: str | None = None, **options: Any) -> Any:
+        """Return what the model makes: a text, or pictures as uint8 (N, C, H, W)."""
+        sample = self.predictor().generate(prompt=prompt, **options)
+        return sample.text if sample.images is None else sample.images
+
+    def evaluate(self, split: str | None = None, data: str | None = None, **options: Any) -> Evaluation:
+        """Measure the trained model on a split of its data, or on other data of the same kind.
+
+        Args:
+            split: "train", "validation" or "test"; the test split, else validation, when None.
+            data: a path; all its splits together are no one's test set, so its own "test", else everything, is taken.
+        """
+        predictor, recipe = self.predictor(**options), self.recipe
+        config = recipe.data
+        if data is not None:
+            config = dataclasses.replace(config, test=str(Path(data).resolve()))
+            split = split or "test"
+        dataset = open_data(config)
+        chosen = split or ("test" if "test" in dataset.splits else "validation")
+        if chosen not in dataset.splits:
+            raise DataError(f"Data {dataset.name!r} has no split {chosen!r}. It has: {', '.join(dataset.splits)}.")
+        windows = predictor.task.split(dataset, chosen, recipe.model, training=False)
+        return evaluate(predictor.task, predictor.model, windows, predictor.setup, predictor.prepare, batch_size=256)
+
+
+__all__ = ["Predictor", "Run", "save_grid"]

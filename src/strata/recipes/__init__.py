@@ -1,0 +1,44 @@
+"""Named recipes: functions that return a `Recipe`, listed here; reading this page imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from strata.registry import Registry
+
+RECIPES = Registry("recipe")
+
+
+def _add(file: str, name: str, summary: str) -> None:
+    RECIPES.add(name, f"strata.recipes.{file}:{name.replace('-', '_')}", summary)
+
+
+_add("vision", "digits", "Handwritten digits that come with scikit-learn: the default job")
+_add("vision", "mnist", "Handwritten digits, 28x28")
+_add("vision", "fashion-mnist", "Pieces of clothing, 28x28")
+_add("vision", "cifar10", "Ten kinds of small colour pictures, with the paper's ResNet-20")
+_add("vision", "lenet", "LeNet-5 on MNIST")
+_add("vision", "resnet", "ResNet-18 on pictures in class folders: data=FOLDER")
+_add("tables", "mlp", "Multilayer perceptron on a table or on small pictures: data=TABLE.csv")
+_add("tables", "perceptron", "One layer of weights, no hidden layer")
+_add("tables", "iris", "Three species of iris")
+_add("tables", "wine", "Three cultivars of wine")
+_add("tables", "breast-cancer", "Benign or malignant")
+_add("tables", "diabetes", "Progression of diabetes: a number")
+_add("text", "gpt", "A small GPT on your text, or on Python's standard library: data=TEXT")
+_add("text", "gpt-shakespeare-cpu", "nanoGPT's CPU shape on tiny Shakespeare: data=PATH")
+_add("text", "gpt-shakespeare", "nanoGPT's six-layer shape on tiny Shakespeare: data=PATH")
+_add("generative", "dcgan", "DCGAN on Fashion-MNIST, or on your pictures: data=FOLDER")
+_add("generative", "gan", "The 2014 GAN of two perceptrons, on MNIST")
+
+FOR_KIND = {"image": "resnet", "table": "mlp", "text": "gpt"}
+"""The recipe that `strata train PATH` picks for what lies at PATH."""
+
+
+def recipe(name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Return the recipe of that name, with dotted settings applied.
+
+    Raises UnknownNameError for the name, ConfigError for a setting.
+    """
+    return RECIPES.get(name.replace("_", "-"))().set(settings or {})

@@ -1,0 +1,193 @@
+"""The top of a report: what was trained on what, how well it does, and what a careful reader would ask about that."""
+
+from __future__ import annotations
+
+from strata.report.history import History, Record, as_list
+from strata.report.words import count, counted, finite, metric, millions, number, percent, wilson
+
+
+def headline(history: History) -> Record:
+    results, main = history.results, history.main_metric
+    figures: list[Record] = []
+    if main is not None:
+        splits = [split for split in ("test", "validation") if main in results.get(split, {})]
+        splits += [split for split in results if split not in splits and main in results[split]]
+        figures = [_figure_of(history, split, main) for split in splits]
+        published = _published(history, results, main)
+        figures += [published] if published else []
+    elif "discriminator_accuracy" in results.get("validation", {}):
+        figures = [_figure_of(history, "validation", "discriminator_accuracy")]
+    return {
+        "name": history.folder.resolve().name,
+        "recipe": history.recipe.get("recipe", ""),
+        "model": history.model_name,
+        "data": history.data_name,
+        "sentence": _sentence(history, results, main),
+        "figures": figures,
+        "others": _other_metrics(history, results, main or "discriminator_accuracy"),
+        "honesty": _honesty(history, results, main),
+        "status": _status(history),
+    }
+
+
+def _figure_of(history: History, split: str, name: str) -> Record:
+    """Return one of the large figures: a value, what it is, and how sure one can be."""
+    read, value, n = metric(name), finite(history.results[split].get(name)), history.splits.get(split)
+    says = ""
+    if _is_counted_accuracy(history, name) and value is not None and n:
+        low, high = wilson(value * n, n)
+        says = f"{count(value * n)} of {count(n)} right; 95 % interval {_interval(low, high, n)}"
+    elif n:
+        says = f"on {history.counted(n)}"
+    if name == "discriminator_accuracy":
+        says = "50 % means that it cannot tell made from real"
+    unit = " in nats per token" if history.task_kind == "next_token" and name == "loss" else ""
+    return {
+        "value": read.show(value, n),
+        "label": f"{split} {read.label}{unit}" + ("" if history.finished else ", so far"),
+        "says": says,
+    }
+
+
+def _interval(low: float, high: float, n: int) -> str:
+    return f"{percent(low, n)[:-2]} to {percent(high, n)}"
+
+
+def _is_counted_accuracy(history: History, name: str) -> bool:
+    """Say whether a metric is a share of independent samples, so that a binomial interval is honest."""
+    return history.task_kind == "classify" and (name == "accuracy" or name.startswith("top"))
+
+
+def _published(history: History, results: dict[str, Record], main: str) -> Record | None:
+    reference = history.reference
+    value = finite(reference.get("published"))
+    if value is None:
+        return None
+    name, split = str(reference.get("metric", main)), str(reference.get("split", "test"))
+    read = metric(name)
+    if read.is_share and value > 1.5:  # written as a percentage
+        value /= 100
+    says = [str(reference.get("source") or "")]
+    ours = finite(results.get(split, {}).get(name))
+    if ours is not None:
+        gap = ours - value
+        better = (gap > 0) == read.higher_is_better
+        size = f"{abs(gap) * 100:.1f} points" if read.is_share else number(abs(gap), 2)
+        is_even = size.startswith("0.0 ") or size == "0"
+        says.append("this run equals it" if is_even else f"this run is {size} {'better' if better else 'worse'}")
+    return {
+        "value": read.show(value),
+        "label": f"published {split} {read.label}",
+        "says": "; ".join(part for part in says if part),
+    }
+
+
+def _other_metrics(history: History, results: dict[str, Record], main: str) -> Record | None:
+    """Return every metric but the main one as a table: a row each, a column for each split."""
+    splits = [split for split in ("test", "validation") if split in results]
+    splits += [split for split in results if split not in splits]
+    names = list(dict.fromkeys(name for split in splits for name in results[split] if name != main))
+    if not names:
+        return None
+    tokens = f"share of {history.token_word}s whose likeliest guess is right"
+    rows = [
+        {
+            "label": metric(name).label,
+            "says": tokens if name == "accuracy" and history.task_kind == "next_token" else metric(name).says,
+            "values": [metric(name).show(results[split].get(name)) for split in splits],
+        }
+        for name in names
+    ]
+    return {"splits": splits, "rows": rows}
+
+
+def _sentence(history: History, results: dict[str, Record], main: str | None) -> str:
+    model, data, kind = history.model, history.data, history.task_kind
+    splits = history.splits
+    labels, train = as_list(data.get("labels")), splits.get("train")
+    learned = {
+        "classify": f"to tell {counted(len(labels), 'class', 'classes')} apart" if labels else "to classify",
+        "regress": "to predict " + str(history.data_config.get("target") or "a number"),
+        "next_token": f"to continue text, {history.token_word} by {history.token_word}",
+        "adversarial": f"to make pictures like those of {history.data_name}",
+    }.get(kind, "its task")
+    size = f", a network of {millions(model.get('parameters'))} parameters," if finite(model.get("parameters")) else ""
+    source = f" from {history.counted(train)}" if train else ""
+    first = f"The model {history.model_name}{size} learned{source} {learned}."
+    return f"{first} {_result_sentence(history, results, main)}".strip()
+
+
+def _result_sentence(history: History, results: dict[str, Record], main: str | None) -> str:
+    split = next((name for name in ("test", "validation", *results) if name in results), None)
+    if split is None:
+        return ""
+    n, found, now = history.splits.get(split), results[split], "" if history.finished else " so far"
+    of = f"the {history.counted(n)} of the {split} split" if n else f"the {split} split"
+    value = finite(found.get(main)) if main else None
+    kind = history.task_kind
+    if kind == "classify" and main == "accuracy" and value is not None:
+        return f"Of {of}, none of which it was trained on, it names {percent(value, n)} correctly{now}."
+    if kind == "regress" and main == "rmse" and value is not None:
+        r2 = finite(found.get("r2"))
+        explained = (
+            "" if r2 is None else f", which leaves {percent(max(0.0, 1 - r2), places=0)} of their variance unexplained"
+        )
+        return f"On {of}, none of which it was trained on, it is typically off by {number(value)}{now}{explained}."
+    if kind == "next_token" and finite(found.get("perplexity")) is not None:
+        return (
+            f"On text of the {split} split, which it was not trained on, it is{now} as unsure of the next "
+            f"{history.token_word} as if {number(found['perplexity'], 3)} were equally likely."
+        )
+    if kind == "adversarial" and finite(found.get("discriminator_accuracy")) is not None:
+        share = percent(found["discriminator_accuracy"], places=0)
+        return (
+            f"Its opponent, the discriminator, {'told' if history.finished else 'so far tells'} made from real pictures "
+            f"rightly {share} of the time; 50 % would be guessing."
+        )
+    if main and value is not None:
+        return f"On {of} its {metric(main).label} is {metric(main).show(value, n)}{now}."
+    return ""
+
+
+def _honesty(history: History, results: dict[str, Record], main: str | None) -> str:
+    """Say what a careful reader would ask about the figures."""
+    says = []
+    stops_early = finite(history.train.get("early_stopping")) is not None
+    has_test, has_validation = "test" in results, "validation" in results
+    if stops_early and has_validation:
+        says.append(
+            "The validation split chose when to stop and which weights to keep, so its figures are a little flattering"
+            + ("; the test split chose nothing." if has_test else ", and there is no test split to check them.")
+        )
+    elif has_validation and not has_test and history.finished:
+        says.append("There is no test split; the figures are of the validation split, which chose nothing in this run.")
+    if history.finished and has_test and not stops_early:
+        says.append("The weights are those of the last step; neither validation nor test split chose them.")
+    n = history.splits.get("test" if has_test else "validation")
+    if main and _is_counted_accuracy(history, main) and n:
+        says.append(
+            "The interval is Wilson's for a share of that many samples: what other samples of the same kind would give. "
+            "It does not include the spread between training seeds."
+        )
+    reference = history.reference
+    measured = finite(reference.get("measured"))
+    if measured is not None:
+        read = metric(str(reference.get("metric", main or "")))
+        spread, seeds = finite(reference.get("spread")), finite(reference.get("seeds"))
+        detail = f" ± {read.show(spread)}" if spread is not None else ""
+        detail += f" over {counted(seeds, 'seed')}" if seeds else ""
+        note = f" ({str(reference['note']).rstrip('.')})" if reference.get("note") else ""
+        says.append(f"Measured earlier with this recipe: {read.show(measured)}{detail}{note}.")
+    return " ".join(says)
+
+
+def _status(history: History) -> str:
+    if history.finished is not None:
+        return ""
+    total, step = history.total_steps, history.last_step
+    where = (
+        f"step {count(step)} of {count(total)} ({percent(step / total, places=0)})" if total else f"step {count(step)}"
+    )
+    return (
+        f"This run had not finished when this page was written: it was at {where}. The figures below are those so far."
+    )

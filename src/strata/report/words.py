@@ -1,0 +1,178 @@
+"""Numbers and metrics as people read them. What is missing is a dash, never "None" or "nan"."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+DASH = "–"
+THIN = "\u202f"
+"""A narrow space that does not break, before units."""
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as a float; None for what is missing, not a number, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Return a number with that many significant digits: 12,345; 0.0507; 3.2 × 10⁻⁶."""
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    known = finite(value)
+    if known is None:
+        return DASH
+    if known == 0:
+        return "0"
+    size = abs(known)
+    if size < 1e-4 or size >= 1e15:
+        mantissa, exponent = f"{size:.{digits - 1}e}".split("e")
+        power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        text = f"10{power}" if mantissa == "1" else f"{mantissa} × 10{power}"
+    else:
+        places = max(0, digits - 1 - math.floor(math.log10(size)))
+        text = f"{size:,.{places}f}"
+        if "." in text:
+            text = text.rstrip("0").rstrip(".")
+    return ("−" if known < 0 else "") + text
+
+
+def short(value: float) -> str:
+    """Return a number for an axis: 12.5k, 3M, 0.05."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return number(value / (1e3 if unit == "k" else limit), 3) + unit
+    return number(value, 4)
+
+
+def count(value: Any) -> str:
+    """Return a whole number: 60,000."""
+    known = finite(value)
+    return DASH if known is None else f"{round(known):,}".replace("-", "−")
+
+
+def counted(value: Any, noun: str, plural: str = "") -> str:
+    """Return a number and its noun: 1 step, 3,750 steps."""
+    return f"{count(value)} {noun if finite(value) == 1 else plural or noun + 's'}"
+
+
+def millions(value: Any) -> str:
+    """Return a large count in words, with the exact one where that says more: 11.17 million."""
+    known = finite(value)
+    if known is None or known < 1e6:
+        return count(value)
+    for limit, word in ((1e9, "billion"), (1e6, "million")):
+        if known >= limit:
+            return f"{number(known / limit)} {word}"
+    return count(value)
+
+
+def percent(share: Any, samples: int | None = None, places: int | None = None) -> str:
+    """Return a share of 1 as a percentage, with no more places than that many samples can tell apart."""
+    known = finite(share)
+    if known is None:
+        return DASH
+    if places is None:
+        places = 2 if (samples or 0) >= 5000 else 1
+    return f"{known * 100:.{places}f}".replace("-", "−") + f"{THIN}%"
+
+
+def duration(seconds: Any) -> str:
+    """Return a time: 840 ms, 12.3 s, 3 min 04 s, 2 h 05 min, 1 d 04 h."""
+    known = finite(seconds)
+    if known is None or known < 0:
+        return DASH
+    if known < 1:
+        return f"{known * 1000:.0f}{THIN}ms"
+    if known < 60:
+        return f"{known:.1f}{THIN}s"
+    whole = round(known)
+    for size, big, small, unit in ((60, "min", "s", 1), (3600, "h", "min", 60), (86400, "d", "h", 3600)):
+        if whole < size * (60 if size < 3600 else 24) or size == 86400:
+            return f"{whole // size}{THIN}{big} {whole % size // unit:02d}{THIN}{small}"
+    return DASH
+
+
+def rate(value: Any, noun: str) -> str:
+    """Return a throughput: 12,300 samples a second."""
+    return DASH if finite(value) is None else f"{number(value, 3)} {noun} a second"
+
+
+def listed(items: list[str], last: str = "and") -> str:
+    """Return "a", "a and b", or "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
+
+
+def wilson(hits: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95 % interval of a share from ``hits`` of ``samples`` (Wilson 1927, JASA 22)."""
+    share = hits / samples
+    middle = share + z * z / (2 * samples)
+    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    scale = 1 + z * z / samples
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a metric is called and read."""
+
+    label: str
+    is_share: bool = False
+    """Shown as a percentage."""
+    higher_is_better: bool = True
+    says: str = ""
+    """What it means, for someone who does not know it."""
+
+    def show(self, value: Any, samples: int | None = None) -> str:
+        """Return a value of this metric."""
+        return percent(value, samples) if self.is_share else number(value)
+
+
+_METRICS = {
+    "accuracy": Metric(
+        label="accuracy", is_share=True, says="share of samples whose most likely class is the true one"
+    ),
+    "loss": Metric(label="loss", higher_is_better=False, says="what training makes small; lower is better"),
+    "perplexity": Metric(
+        label="perplexity",
+        higher_is_better=False,
+        says="the number of equally likely tokens that would leave as much doubt about the next one",
+    ),
+    "bits_per_token": Metric(label="bits per token", higher_is_better=False, says="the loss, in bits"),
+    "rmse": Metric(label="RMSE", higher_is_better=False, says="root of the mean squared error, in the target's unit"),
+    "mae": Metric(label="mean absolute error", higher_is_better=False, says="in the target's unit"),
+    "r2": Metric(label="R²", says="1 is perfect, 0 is no better than always saying the mean"),
+    "discriminator_accuracy": Metric(
+        label="discriminator accuracy",
+        is_share=True,
+        higher_is_better=False,
+        says="how often it tells made from real; half is a generator that it cannot catch",
+    ),
+    "discriminator_loss": Metric(label="discriminator loss", says="what the discriminator makes small"),
+    "belief_in_real": Metric(label="belief in real", is_share=True, says="how real it takes real samples to be"),
+    "belief_in_fake": Metric(label="belief in made", is_share=True, says="how real it takes made samples to be"),
+}
+_LOWER_IS_BETTER = ("loss", "error", "perplexity", "distance", "rmse", "mae", "mse")
+
+
+def metric(name: str) -> Metric:
+    """Return how a metric is read; one that is not known is shown under its own name."""
+    if name in _METRICS:
+        return _METRICS[name]
+    label = name.replace("_", " ")
+    if name.startswith("top") and any(character.isdigit() for character in name):
+        digits = "".join(character for character in name if character.isdigit())
+        return Metric(
+            label=f"top-{digits} accuracy",
+            is_share=True,
+            says=f"share of samples whose true class is among the {digits} likeliest",
+        )
+    return Metric(
+        label=label,
+        is_share=name.endswith("accuracy"),
+        higher_is_better=not any(word in name for word in _LOWER_IS_BETTER),
+    )

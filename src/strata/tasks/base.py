@@ -1,0 +1,171 @@
+"""A task says what a model is trained for: it turns (model, batch) into a loss, names the metrics, and answers.
+
+The loop knows only this page. A task has *stages* in sequence, and in each stage *phases* that a step goes through;
+most tasks have one of each and say nothing about either.
+
+B samples in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from strata import rng
+from strata.data.dataset import Dataset, Split
+from strata.losses import LossSum
+
+Sums = dict[str, Tensor]
+"""Metric sums by name: scalars or small tensors that add up over batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One forward, backward and optimiser step inside a training step."""
+
+    name: str = "train"
+    parameters: tuple[str, ...] = ("",)
+    """Prefixes of the names of the parameters that it trains; the others are held still."""
+    repeats: int = 1
+    """Times in a row, each on a fresh batch."""
+    every: int = 1
+    """Runs in every n-th step."""
+    learning_rate_factor: float = 1.0
+    needs_data: bool = True
+    """False where the batch is only sample numbers, as for a generator fed with noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of the run with its own phases; a stage's optimisers start fresh."""
+
+    name: str = "train"
+    share: float = 1.0
+    """Of the run's steps; the shares of all stages add up to 1."""
+    phases: tuple[Phase, ...] = (Phase(),)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one batch, each a function of (seed, step, sample)."""
+
+    seed: int
+    step: int
+    sample_B: Tensor
+
+    def normal(self, stream: str, n: int) -> Tensor:
+        """Return standard normal numbers, float32 (B, n)."""
+        return rng.normal(self.seed, stream, self.step, self.sample_B, n)
+
+    def uniform(self, stream: str, n: int) -> Tensor:
+        """Return numbers in [0, 1), float32 (B, n)."""
+        return rng.uniform(self.seed, stream, self.step, self.sample_B, n)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What one evaluation batch adds to the metrics."""
+
+    sums: Sums
+    per_sample: dict[str, Tensor] = field(default_factory=dict)
+    """(B,) each: kept for the report's worst mistakes."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report shows beside the metrics."""
+
+    confusion: list[list[int]] | None = None
+    """Samples by true class (row) and predicted class (column)."""
+    mistakes: list[dict[str, Any]] = field(default_factory=list)
+    """Worst first: sample number, "true", "predicted", "confidence"."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Something a generative model made: pictures uint8 (N, C, H, W) or a text."""
+
+    images: Tensor | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Base of all tasks: a frozen dataclass of settings whose methods hold no state."""
+
+    kind: ClassVar[str]
+    main_metric: ClassVar[str | None] = None
+    """The metric that early stopping and a run's headline look at."""
+    higher_is_better: ClassVar[bool] = True
+    generates: ClassVar[bool] = False
+    """The model makes things: `strata generate` works, and a run draws samples as it goes."""
+    data_kinds: ClassVar[tuple[str, ...]] = ("image", "table")
+
+    def resolve(self, dataset: Dataset) -> Task:
+        """Return the task with every setting that depends on the data filled in.
+
+        Raises DataError where the data cannot serve this task.
+        """
+        return self
+
+    def sizes(self, dataset: Dataset) -> dict[str, int]:
+        """Return what the model's config takes from the data, by field name."""
+        return dataset.sizes
+
+    def split(self, dataset: Dataset, name: str, model_config: Any, *, training: bool) -> Split:
+        """Return the split as samples of what the model sees."""
+        return dataset.splits[name]
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stages, in order."""
+        return (Stage(),)
+
+    def compiled_parts(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Return the modules whose forward the loss calls, which are what compiling compiles."""
+        return (model,)
+
+    def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
+        """Return the loss of a batch as sum and count, in fp32."""
+        raise NotImplementedError
+
+    def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:
+        """Return what a batch adds to the metrics; the model is in eval mode, gradients are off."""
+        raise NotImplementedError
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Turn the sums over a whole split into metrics."""
+        raise NotImplementedError
+
+    def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
+        """Turn an evaluation's sums and samples into what a report shows."""
+        return Findings()
+
+    def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
+        """Turn a batch of normalised input into one answer each."""
+        raise NotImplementedError
+
+    def sample(self, model: nn.Module, context: Answering, **options: Any) -> Sample:
+        """Let a generative model make something, as a function of ``options["seed"]``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What a task needs besides the model to answer: labels, preprocessing, a tokenizer."""
+
+    labels: tuple[str, ...]
+    preprocess: Any
+    device: torch.device
+
+
+def sums_of(**values: Any) -> Sums:
+    """Return metric sums as float64 tensors on their device (int64 where they were whole)."""
+    found: Sums = {}
+    for name, value in values.items():
+        tensor = torch.as_tensor(value).detach()
+        found[name] = tensor.to(torch.float64 if tensor.is_floating_point() else torch.int64)
+    return found

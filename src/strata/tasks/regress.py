@@ -1,0 +1,84 @@
+"""Prediction of a number: trained on standardised targets, measured and answered in the target's own units."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from strata import losses, metrics
+from strata.config import PositiveFloat
+from strata.data.dataset import Dataset
+from strata.errors import DataError
+from strata.losses import LossSum
+from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task
+
+MISTAKES_SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regress(Task):
+    """One number for each sample."""
+
+    kind: ClassVar[str] = "regress"
+    main_metric: ClassVar[str | None] = "rmse"
+    higher_is_better: ClassVar[bool] = False
+
+    loss: Literal["mean_squared_error", "l1", "huber"] = "mean_squared_error"
+    huber_delta: PositiveFloat = 1.0
+    """Where the Huber loss turns from square to straight, in standard deviations of the target."""
+    target_mean: float = 0.0
+    """Of the training targets; filled in from the data."""
+    target_std: float = 1.0
+
+    def resolve(self, dataset: Dataset) -> Regress:
+        """Fill in the target's mean and deviation."""
+        if dataset.target_kind != "number":
+            raise DataError(f"Data {dataset.name!r} has no numbers to predict. Use a classifier, or data.target.")
+        scale = dataset.preprocess
+        return dataclasses.replace(
+            self,
+            target_mean=float(getattr(scale, "target_mean", 0.0)),
+            target_std=float(getattr(scale, "target_std", 1.0)) or 1.0,
+        )
+
+    def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
+        """Return the loss over standardised targets."""
+        target_B = (batch["target"] - self.target_mean) / self.target_std
+        options = {"delta": self.huber_delta} if self.loss == "huber" else {}
+        return losses.per_sample(self.loss)(model(batch["input"]), target_B, **options).sum()
+
+    def _answer(self, model: nn.Module, input_B: Tensor) -> Tensor:
+        return model(input_B).double().squeeze(-1) * self.target_std + self.target_mean
+
+    def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:
+        """Return sums of errors in the target's units."""
+        target_B, predicted_B = batch["target"].double(), self._answer(model, batch["input"])
+        # About the training mean: for targets far from zero, raw sums of squares would leave only rounding.
+        sums = metrics.regression_sums(predicted_B - self.target_mean, target_B - self.target_mean)
+        return Measure(sums, {"predicted": predicted_B, "true": target_B})
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Return rmse and mae in the target's units, and r2."""
+        return metrics.regression_metrics(sums)
+
+    def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
+        """Return the samples that were missed by most."""
+        error_N = (per_sample["predicted"] - per_sample["true"]).abs()
+        return Findings(
+            mistakes=[
+                {
+                    "sample": number,
+                    "true": f"{float(per_sample['true'][number]):.6g}",
+                    "predicted": f"{float(per_sample['predicted'][number]):.6g}",
+                }
+                for number in error_N.argsort(descending=True, stable=True)[:MISTAKES_SHOWN].tolist()
+            ]
+        )
+
+    def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
+        """Return ``{"value": number}`` for each sample, in the target's units."""
+        return [{"value": value} for value in self._answer(model, input_B).tolist()]

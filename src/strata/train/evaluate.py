@@ -1,0 +1,64 @@
+"""One pass over a split: sums and counts, never means of means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strata.data.dataset import Split
+from strata.data.loader import Batch, in_order
+from strata.device import Setup
+from strata.tasks import Draw, Task
+
+BATCH_SIZE_AT_MOST = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a split, and the sums and samples behind them."""
+
+    metrics: dict[str, float]
+    sums: dict[str, Tensor]
+    per_sample: dict[str, Tensor] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    split: Split,
+    setup: Setup,
+    prepare: Callable[[Batch], Batch],
+    *,
+    batch_size: int,
+    check: Callable[[], Any] = lambda: None,
+) -> Evaluation:
+    """Measure a model on a whole split, in eval mode; the model's mode is restored.
+
+    Args:
+        prepare: normalises a raw batch.
+        batch_size: samples in one forward pass; at most `BATCH_SIZE_AT_MOST` are taken.
+        check: called between batches; may raise to break off.
+    """
+    training = model.training
+    model.eval()
+    sums: dict[str, Tensor] = {}
+    per_sample: dict[str, list[Tensor]] = {}
+    try:
+        for raw in in_order(split, min(batch_size, BATCH_SIZE_AT_MOST), setup.device):
+            check()
+            batch = prepare(raw)
+            with setup.autocast():
+                measure = task.measure(model, batch, Draw(0, 0, batch["sample"]))
+            for name, value in measure.sums.items():
+                sums[name] = sums[name] + value if name in sums else value
+            for name, value in measure.per_sample.items():
+                per_sample.setdefault(name, []).append(value)
+    finally:
+        model.train(training)
+    here = {name: value.cpu() for name, value in sums.items()}
+    return Evaluation(task.metrics(here), here, {name: torch.cat(parts).cpu() for name, parts in per_sample.items()})

@@ -1,0 +1,731 @@
+"""The one training loop. Read `Training.run` first; it is the whole of it.
+
+A step goes through the task's phases; each draws its batch, adds up gradients over micro-batches, divides once by the
+number of targets, clips, and lets its optimiser step. Everything drawn at random is a function of the step, so a run
+that is killed and resumed takes exactly the steps it would have taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strata import rng
+from strata.checkpoint import store
+from strata.checkpoint.files import write_json
+from strata.checkpoint.run_folder import RunFolder, create
+from strata.data import open_data
+from strata.data.augment import augment, mix
+from strata.data.dataset import Dataset
+from strata.data.loader import Batch, Loader
+from strata.device import decide, versions
+from strata.errors import ConfigError, RunError, TrainingError
+from strata.models import build, family_of
+from strata.tasks import Draw, Phase, Stage
+from strata.tasks.base import Answering
+from strata.train import events, history
+from strata.train.average import Average
+from strata.train.evaluate import Evaluation, evaluate
+from strata.train.events import Interrupted, Observer
+from strata.train.finish import draw_sample, save_model, write_mistakes
+from strata.train.finite import find_culprit
+from strata.train.optim import build_optimizer, clip_gradients, penalty_gradients
+from strata.train.recipe import Recipe
+from strata.train.schedule import factor
+from strata.train.state import TrainState
+
+SECONDS_BETWEEN_SAVES = 60.0
+
+
+def train(recipe: Recipe, *, runs: Path | str = "runs", observers: Sequence[Observer] = (), command: str = "") -> Path:
+    """Train a recipe in a new folder under ``runs`` and return the folder.
+
+    Raises ConfigError or DataError before the folder is made where recipe and data do not fit; Interrupted after a
+    signal, with everything saved; TrainingError when the loss is no longer finite.
+    """
+    dataset = open_data(recipe.data)
+    recipe, from_data = resolve(recipe, dataset)
+    training = Training(recipe, dataset)
+    folder = RunFolder.create(create(Path(runs), recipe.name or recipe.recipe), recipe.to_json())
+    return training.run(folder, observers, command=command, from_data=from_data)
+
+
+def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dict[str, str] | None = None) -> Path:
+    """Continue a run from its newest whole checkpoint, as if it had never stopped.
+
+    Args:
+        settings: ``train.steps`` or ``train.epochs`` to make the run longer, and how often it saves and evaluates.
+
+    Raises RunError when the folder is not a run, is in use, or its data has changed.
+    """
+    folder = RunFolder(run)
+    folder.lock()
+    try:
+        recipe = Recipe.from_json(folder.recipe())
+        for key, value in (settings or {}).items():
+            if key not in MAY_CHANGE:
+                raise ConfigError(
+                    f"A resumed run keeps its settings; {key!r} cannot change. May: {', '.join(MAY_CHANGE)}."
+                )
+            recipe = recipe.set({key: value})
+        if any(record["event"] == "finished" for record in folder.records()) and not settings:
+            return folder.path
+        dataset = open_data(recipe.data)
+        began_with = next((r["data"]["fingerprint"] for r in folder.records() if r["event"] == "started"), None)
+        if began_with is not None and dataset.fingerprint != began_with:
+            raise RunError(
+                f"The data at {recipe.data.source} changed since {folder.path} began; it cannot go on as it was."
+            )
+        if settings:
+            write_json(folder.path / "recipe.json", recipe.to_json())
+        return Training(recipe, dataset).run(folder, observers, resuming=True)
+    finally:
+        folder.unlock()
+
+
+MAY_CHANGE = ("train.steps", "train.epochs", "train.save_every", "train.evaluate_every", "train.log_every")
+
+
+def resolve(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, str]:
+    """Fill in what the data decides; return the recipe, and in words what the model took from the data."""
+    task = recipe.task.resolve(dataset)
+    fields = {field.name for field in dataclasses.fields(recipe.model)}
+    sizes = {name: value for name, value in task.sizes(dataset).items() if name in fields}
+    model = dataclasses.replace(recipe.model, **sizes)
+    data = recipe.data
+    if Path(data.source).exists() and dataset.details.get("path"):
+        data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
+    return dataclasses.replace(recipe, model=model, task=task, data=data), ", ".join(
+        f"{k}={v}" for k, v in sizes.items()
+    )
+
+
+class Training:
+    """One run in the making: the resolved recipe, the data, and the state that they change.
+
+    Raises ConfigError for settings that contradict each other.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        self.recipe, self.dataset = recipe, dataset
+        self.task, self.config = recipe.task, recipe.train
+        self.split = self.task.split(dataset, "train", recipe.model, training=True)
+        if self.config.batch_size == "full":
+            self.batch_size = len(self.split)
+        else:
+            self.batch_size = min(self.config.batch_size, len(self.split))
+        self.samples_per_step = self.batch_size * self.config.accumulate
+        self.steps_per_epoch = len(self.split) / self.samples_per_step
+        self.total_steps = self._count_steps()
+        self.evaluate_every = self.config.evaluate_every or max(1, round(self.total_steps / 10))
+        self.log_every = self.config.log_every or max(1, self.total_steps // 200)
+
+        rng.seed_everything_for(self.config.seed, "initial weights")
+        model = build(recipe.model)
+        self.setup = decide(
+            device=self.config.device,
+            precision=self.config.precision,
+            compile=self.config.compile,
+            convolutional=any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules()),
+            prefers_fp32="tables are small, and rounding would show" if dataset.kind == "table" else "",
+            steps=self.total_steps,
+        )
+        model = model.to(self.setup.device)
+        if self.setup.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.state = TrainState(model=model.train())
+        if self.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            raise ConfigError("The model's batch norm needs several samples at once: train.batch_size of at least 2.")
+        if self.config.ema is not None:
+            self.state.average = Average(model, self.config.ema)
+        self.stages = self._plan_stages()
+        self.loaders = self._open_loaders()
+        self._enter_stage()
+        if self.setup.compile:
+            for part in self.task.compiled_parts(model):
+                part.compile()
+        self.signal: int | None = None
+        self.saved_step = -1
+        self.logged_seconds = self.logged_waiting = 0.0
+        self.evaluation: Evaluation | None = None
+
+    # ------------------------------------------------------------------------------------------------ the run
+
+    def run(
+        self,
+        folder: RunFolder,
+        observers: Sequence[Observer] = (),
+        *,
+        resuming: bool = False,
+        command: str = "",
+        from_data: str = "",
+    ) -> Path:
+        """Train to the end and return the run's folder."""
+        self.folder = folder
+        self.observers = (history.recorder(folder), history.writer(folder), *observers)
+        with self._logging(), self._listening(), self._out_of_memory_explained():
+            if resuming:
+                self._restore()
+            else:
+                self._announce(command, from_data)
+            self._start_clock()
+            while True:
+                if self._save_is_due():
+                    self._save()
+                self._stop_if_asked()
+                if self._evaluation_is_due():
+                    with self._breaking_off():
+                        self._evaluate()
+                if self.state.stopped or self.state.step == self.total_steps:
+                    break
+                self._step()
+                if self.state.step % self.log_every == 0 or self.state.step == self.total_steps:
+                    self._log()
+            with self._breaking_off():
+                self._finish()
+        return folder.path
+
+    def _step(self) -> None:
+        state, stage, start, end = self.state, *self._stage()
+        rate = factor_of(self.config, state.step - start, end - start)
+        for phase in stage.phases:
+            if state.step % phase.every:
+                continue
+            optimizer, named = state.optimizers[phase.name]
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_learning_rate"] * rate
+            for repeat in range(phase.repeats):
+                self._train_on(phase, repeat, optimizer, [parameter for _, parameter in named])
+        if state.average is not None:
+            state.average.update()
+        state.step += 1
+        self._emit(events.Stepped(step=state.step))
+        if self._stage()[0] is not stage:
+            self._enter_stage()
+
+    def _train_on(
+        self, phase: Phase, repeat: int, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]
+    ) -> None:
+        state, seed = self.state, self.config.seed
+        draw_number = (state.step // phase.every) * phase.repeats + repeat
+        batch = self._batch(phase, draw_number)
+        self._hold_still_all_but(phase)
+        total = count = scale = torch.zeros((), device=self.setup.device)
+        for number, micro in enumerate(micro_batches(batch, self.config.accumulate)):
+            rng.seed_everything_for(seed, f"layers in {phase.name}", draw_number, number)
+            with self.setup.autocast():
+                loss = self.task.objective(state.model, micro, phase.name, Draw(seed, draw_number, micro["sample"]))
+            targets = torch.as_tensor(loss.count, dtype=torch.float32, device=self.setup.device)
+            # Divided by the first count already here, so that gradients keep their usual size; the rest at the end.
+            scale = targets.clamp(min=1e-12) if number == 0 else scale
+            (loss.total / scale).backward()
+            total, count = total + loss.total.detach(), count + targets
+        if self.config.accumulate > 1:
+            torch._foreach_mul_([p.grad for p in trained if p.grad is not None], scale / count.clamp(min=1e-12))
+        if self.config.l1 or self.config.l2:
+            penalty_gradients(trained, self.config.l1, self.config.l2)
+        if self.config.clip is not None:
+            state.add("gradient norm", clip_gradients(trained, self.config.clip))
+            state.add("gradient count", torch.ones(()))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.add(f"loss {phase.name}", total)
+        state.add(f"count {phase.name}", count)
+
+    def _batch(self, phase: Phase, number: int) -> Batch:
+        if phase.needs_data:
+            return self.loaders[phase.name].batch(number, number)
+        return {"sample": torch.arange(self.samples_per_step, device=self.setup.device)}
+
+    def _prepare(self, batch: Batch, step: int | None = None) -> Batch:
+        """Turn a raw batch into what the model sees; with a step, augmented as that step's."""
+        config, seed = self.recipe.data.augment, self.config.seed
+        if step is not None and self.dataset.kind == "image":
+            batch["input"] = augment(batch["input"], config, seed, step, batch["sample"])
+        batch["input"] = self.dataset.preprocess.normalize(batch["input"])
+        if step is not None and (config.mixup or config.cutmix) and self.dataset.kind == "image":
+            batch = mix(batch, config, seed, step, batch["sample"])
+        if self.setup.channels_last and batch["input"].ndim == 4:
+            batch["input"] = batch["input"].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    # ------------------------------------------------------------------------------------------------ boundaries
+
+    def _save_is_due(self) -> bool:
+        step = self.state.step
+        if step == self.saved_step:
+            return False
+        if self.signal is not None or step == self.total_steps:
+            return True
+        if self.config.save_every is not None:
+            return step > 0 and step % self.config.save_every == 0
+        return time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES
+
+    def _save(self) -> None:
+        self._stop_clock()
+        self._refuse_bad_numbers()
+        began = time.monotonic()
+        state = self.state
+        store.save(self.folder.checkpoints, state.step, state.tensors(), state.numbers(), keep=self.config.keep)
+        self.saved_step, self.saved_at = state.step, time.monotonic()
+        self._emit(events.Saved(step=state.step, seconds=self.saved_at - began))
+        self._start_clock()
+
+    def _stop_if_asked(self) -> None:
+        if self.signal is not None:
+            raise Interrupted(self.folder.path, self.signal, self.state.step)
+
+    @contextlib.contextmanager
+    def _breaking_off(self) -> Iterator[None]:
+        """Save before an evaluation that a signal broke off is left; a resume does it again from its beginning."""
+        try:
+            yield
+        except Interrupted:
+            if self.saved_step != self.state.step and not self.state.stopped:
+                self._save()
+            raise
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.state.step
+        due = step > 0 and (step % self.evaluate_every == 0 or step == self.total_steps)
+        return due and not self.state.stopped
+
+    def _evaluate(self) -> None:
+        self._stop_clock()
+        state = self.state
+        if "validation" in self.dataset.splits:
+            self.evaluation = self._measure("validation")
+            self._judge(self.evaluation.metrics)
+        if self.task.generates:
+            with self._as_evaluated():
+                file = draw_sample(
+                    self.task, state.model, self._answering(), self.folder.samples, state.step, self.setup
+                )
+            self._emit(events.Sampled(step=state.step, file=f"samples/{file}"))
+        self._start_clock()
+
+    def _measure(self, split: str) -> Evaluation:
+        began = time.monotonic()
+        windows = self.task.split(self.dataset, split, self.recipe.model, training=False)
+        with self._as_evaluated():
+            found = evaluate(
+                self.task,
+                self.state.model,
+                windows,
+                self.setup,
+                self._prepare,
+                batch_size=max(64, 2 * self.batch_size),
+                check=self._stop_if_asked,
+            )
+        self._emit(
+            events.Evaluated(
+                step=self.state.step,
+                epoch=self.state.step / self.steps_per_epoch,
+                split=split,
+                metrics=found.metrics,
+                seconds=time.monotonic() - began,
+                main_metric=self.task.main_metric,
+            )
+        )
+        return found
+
+    def _judge(self, metrics: dict[str, float]) -> None:
+        """Remember the best validation metric, and stop where patience has run out."""
+        state, name = self.state, self.task.main_metric
+        if name is None or name not in metrics:
+            return
+        value = metrics[name]
+        better = state.best_value is None or (value > state.best_value) == self.task.higher_is_better
+        if better and value != state.best_value:
+            state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
+            if self.config.early_stopping is not None:
+                with self._as_evaluated():
+                    state.best_weights = {k: v.detach().clone() for k, v in state.model.state_dict().items()}
+        else:
+            state.evaluations_since_best += 1
+        if self.config.early_stopping is not None:
+            state.stopped = state.evaluations_since_best >= self.config.early_stopping
+
+    def _log(self) -> None:
+        self._stop_clock()
+        state, sums = self.state, {name: float(value) for name, value in self.state.sums.items()}
+        losses = {
+            name.removeprefix("loss "): value / sums["count " + name.removeprefix("loss ")]
+            for name, value in sums.items()
+            if name.startswith("loss ")
+        }
+        if not all(math.isfinite(value) for value in losses.values()):
+            self._refuse_bad_numbers()
+        norm = sums["gradient norm"] / sums["gradient count"] if "gradient norm" in sums else None
+        stage, start, end = self._stage_of(state.step - 1)
+        samples = (
+            sum(p.repeats for p in stage.phases if p.needs_data)
+            * self.samples_per_step
+            * (state.step - state.logged_step)
+        )
+        elapsed = max(state.seconds - self.logged_seconds, 1e-9)
+        self.rates.append(samples / elapsed)
+        self._emit(
+            events.Logged(
+                step=state.step,
+                epoch=state.step / self.steps_per_epoch,
+                loss=sum(losses.values()),
+                losses=losses,
+                learning_rate=self.config.learning_rate * factor_of(self.config, state.step - 1 - start, end - start),
+                samples_per_second=samples / elapsed,
+                tokens_per_second=samples / elapsed * self.tokens_per_sample if self.tokens_per_sample else None,
+                waiting=min(1.0, (self._waited() - self.logged_waiting) / elapsed),
+                gradient_norm=norm,
+                seconds=state.seconds,
+            )
+        )
+        state.sums, state.logged_step = {}, state.step
+        self.logged_seconds, self.logged_waiting = state.seconds, self._waited()
+        self._start_clock()
+
+    def _refuse_bad_numbers(self) -> None:
+        """Raise TrainingError when a loss since the last log line is not finite, so that no such state is kept."""
+        bad = [n for n, v in self.state.sums.items() if n.startswith("loss ") and not math.isfinite(float(v))]
+        if not bad:
+            return
+        phase = next(p for p in self._stage_of(max(0, self.state.step - 1))[0].phases if f"loss {p.name}" in bad)
+        batch = self._batch(phase, max(0, self.state.step - 1) // phase.every * phase.repeats)
+        draw = Draw(self.config.seed, self.state.step, batch["sample"])
+        with self.setup.autocast():
+            culprit = find_culprit(
+                self.state.model, lambda: self.task.objective(self.state.model, batch, phase.name, draw)
+            )
+        kept = store.steps(self.folder.checkpoints)
+        last = f" The last good checkpoint is step-{kept[-1]}." if kept else ""
+        raise TrainingError(
+            f"The loss is not finite after step {self.state.step}: {culprit}.{last} "
+            "Try a lower train.learning_rate, train.clip=1, train.warmup=0.05 or train.precision=fp32."
+        )
+
+    def _finish(self) -> None:
+        state = self.state
+        self._stop_clock()
+        if state.best_weights and state.best_step != state.step:
+            state.average = None
+            state.model.load_state_dict(state.best_weights)
+            self.evaluation = None
+        metrics: dict[str, dict[str, float]] = {}
+        details: dict[str, Any] = {}
+        found = self.evaluation
+        for split in ("validation", "test"):
+            if split not in self.dataset.splits:
+                continue
+            if split == "test" or found is None:
+                found = self._measure(split)
+            metrics[split] = found.metrics
+        if found is not None:
+            last = "test" if "test" in self.dataset.splits else "validation"
+            findings = self.task.findings(found.sums, found.per_sample, self.dataset.labels)
+            windows = self.task.split(self.dataset, last, self.recipe.model, training=False)
+            details = write_mistakes(findings, windows, self.folder, self.dataset)
+        with self._as_evaluated():
+            save_model(self.folder.model, self.recipe, state.model, self.dataset)
+        samples = sum(p.repeats for p in self.stages[0][0].phases if p.needs_data) * self.samples_per_step * state.step
+        rate = statistics.median(self.rates) if len(self.rates) > 2 else samples / max(state.seconds, 1e-9)
+        self._emit(
+            events.Finished(
+                step=state.step,
+                folder=str(self.folder.path),
+                metrics=metrics,
+                seconds=state.seconds,
+                total_seconds=time.monotonic() - self.began,
+                samples_per_second=rate,
+                tokens_per_second=rate * self.tokens_per_sample if self.tokens_per_sample else None,
+                steps=state.step,
+                device=str(self.setup.device),
+                precision=self.setup.precision,
+                main_metric=self.task.main_metric,
+                stopped_early=state.stopped,
+                **details,
+            )
+        )
+        for loader in self.loaders.values():
+            loader.close()
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def _count_steps(self) -> int:
+        if (self.config.steps is None) == (self.config.epochs is None):
+            raise ConfigError("Give either train.steps or train.epochs.")
+        if self.config.steps is not None:
+            return self.config.steps
+        assert self.config.epochs is not None
+        return max(1, math.ceil(self.config.epochs * self.steps_per_epoch - 1e-9))
+
+    def _plan_stages(self) -> list[tuple[Stage, int, int]]:
+        planned, passed, start = [], 0.0, 0
+        stages = self.task.stages()
+        for stage in stages:
+            passed += stage.share
+            end = self.total_steps if stage is stages[-1] else round(passed * self.total_steps)
+            planned.append((stage, start, end))
+            start = end
+        return planned
+
+    def _stage_of(self, step: int) -> tuple[Stage, int, int]:
+        return next((plan for plan in self.stages if plan[1] <= step < plan[2]), self.stages[-1])
+
+    def _stage(self) -> tuple[Stage, int, int]:
+        return self._stage_of(self.state.step)
+
+    def _enter_stage(self) -> None:
+        """Give each phase of the present stage a fresh optimiser over its parameters."""
+        config, model = self.config, self.state.model
+        self.state.optimizers = {}
+        self.trained: dict[str, set[str]] = {}
+        for phase in self._stage()[0].phases:
+            named = [(n, p) for n, p in model.named_parameters() if n.startswith(phase.parameters)]
+            for _, parameter in named:
+                parameter.requires_grad_(True)
+            assert named, f"phase {phase.name!r} names no parameter of {type(model).__name__}"
+            optimizer = build_optimizer(
+                model,
+                named,
+                name=config.optimizer,
+                learning_rate=config.learning_rate * phase.learning_rate_factor,
+                weight_decay=config.weight_decay,
+                momentum=config.momentum,
+                betas=config.betas,
+                matmul_dtype=torch.bfloat16 if self.setup.precision == "bf16" else torch.float32,
+            )
+            self.state.optimizers[phase.name] = (optimizer, named)
+            self.trained[phase.name] = {name for name, _ in named}
+
+    def _hold_still_all_but(self, phase: Phase) -> None:
+        if len(self.stages) == 1 and len(self.trained) == 1:
+            return
+        for name, parameter in self.state.model.named_parameters():
+            parameter.requires_grad_(name in self.trained[phase.name])
+
+    def _open_loaders(self) -> dict[str, Loader]:
+        split: Any = self.split
+        if self.setup.device.type != "cpu" and hasattr(split, "to"):
+            split = split.to(self.setup.device)
+        return {
+            phase.name: Loader(
+                split,
+                batch_size=self.samples_per_step,
+                seed=self.config.seed,
+                stream=phase.name,
+                device=self.setup.device,
+                prepare=self._prepare,
+                prefetch=not getattr(split, "in_memory", True),
+            )
+            for stage in self.task.stages()
+            for phase in stage.phases
+            if phase.needs_data
+        }
+
+    @contextlib.contextmanager
+    def _as_evaluated(self) -> Iterator[None]:
+        """Put the weights in place that are evaluated and kept: the moving average, where there is one."""
+        context = self.state.average.swapped_in() if self.state.average is not None else contextlib.nullcontext()
+        training = self.state.model.training
+        with context:
+            self.state.model.eval()
+            try:
+                yield
+            finally:
+                self.state.model.train(training)
+
+    def _answering(self) -> Answering:
+        return Answering(self.dataset.labels, self.dataset.preprocess, self.setup.device)
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Tokens in a sample of text, else 0."""
+        return int(self.recipe.model.context) if self.dataset.kind == "text" else 0
+
+    def _waited(self) -> float:
+        return sum(loader.waited_seconds for loader in self.loaders.values())
+
+    # ------------------------------------------------------------------------------------------------ beginnings
+
+    def _restore(self) -> None:
+        loaded = store.load_newest(self.folder.checkpoints)
+        warnings: list[str] = []
+        if loaded is not None:
+            step, tensors, numbers, warnings = loaded
+            self.state.step = step
+            self._enter_stage()
+            self.state.load(tensors, numbers)
+            self.saved_step = step
+        self.folder.forget_after(self.state.step)
+        self._begin_counting()
+        for warning in warnings:
+            self._emit(events.Warned(step=self.state.step, message=warning))
+        self._emit(
+            events.Resumed(
+                step=self.state.step,
+                folder=str(self.folder.path),
+                time=now(),
+                total_steps=self.total_steps,
+                steps_per_epoch=self.steps_per_epoch,
+                batch_size=self.samples_per_step,
+                recipe=self.recipe.recipe,
+            )
+        )
+
+    def _announce(self, command: str, from_data: str) -> None:
+        self._begin_counting()
+        dataset, model = self.dataset, self.state.model
+        children = [
+            {"name": n, "kind": type(m).__name__, "parameters": sum(p.numel() for p in m.parameters())}
+            for n, m in model.named_children()
+        ]
+        self._emit(
+            events.Started(
+                step=0,
+                folder=str(self.folder.path),
+                time=now(),
+                recipe=self.recipe.recipe,
+                task=self.task.kind,
+                decisions=[dataclasses.asdict(decision) for decision in self.setup.decisions],
+                data={
+                    "name": dataset.name,
+                    "kind": dataset.kind,
+                    "splits": {name: len(split) for name, split in dataset.splits.items()},
+                    "labels": list(dataset.labels),
+                    "class_counts": list(dataset.class_counts),
+                    "notes": list(dataset.notes),
+                    "fingerprint": dataset.fingerprint,
+                },
+                model={
+                    "name": family_of(self.recipe.model),
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "layers": children,
+                    "from_data": from_data,
+                },
+                versions=versions(),
+                command=command,
+                total_steps=self.total_steps,
+                steps_per_epoch=self.steps_per_epoch,
+                batch_size=self.samples_per_step,
+            )
+        )
+        for message in without_effect(self.recipe, dataset):
+            self._emit(events.Warned(step=0, message=message))
+
+    def _begin_counting(self) -> None:
+        self.began = self.saved_at = time.monotonic()
+        self.logged_seconds, self.logged_waiting = self.state.seconds, 0.0
+        self.rates: list[float] = []
+        self.clock: float | None = None
+
+    def _start_clock(self) -> None:
+        self.clock = time.perf_counter()
+
+    def _stop_clock(self) -> None:
+        if self.clock is not None:
+            self.setup.synchronize()
+            self.state.seconds += time.perf_counter() - self.clock
+            self.clock = None
+
+    def _emit(self, event: events.Event) -> None:
+        for observer in self.observers:
+            observer(event)
+
+    @contextlib.contextmanager
+    def _logging(self) -> Iterator[None]:
+        import logging
+
+        handler = history.to_log(self.folder)
+        try:
+            yield
+        finally:
+            logging.getLogger("strata").removeHandler(handler)
+            handler.close()
+
+    @contextlib.contextmanager
+    def _out_of_memory_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            half = max(1, self.batch_size // 2)
+            raise TrainingError(
+                f"Out of memory at step {self.state.step} with train.batch_size={self.batch_size}. "
+                f"The same steps in less memory: train.batch_size={half} train.accumulate={2 * self.config.accumulate}."
+            ) from error
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Turn the first Ctrl-C or SIGTERM into a wish to stop after this step; the second acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def asked(number: int, frame: object) -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def factor_of(config: Any, step: int, total: int) -> float:
+    """Return the schedule's factor of the learning rate at a step."""
+    return factor(
+        config.schedule,
+        step,
+        total,
+        warmup=config.warmup,
+        decay=config.decay,
+        final=config.final,
+        step_every=config.step_every,
+        step_factor=config.step_factor,
+    )
+
+
+def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Cut a step's batch into equal parts."""
+    if parts == 1:
+        yield batch
+        return
+    pieces: dict[str, tuple[Tensor, ...]] = {name: tensor.chunk(parts) for name, tensor in batch.items()}
+    for number in range(parts):
+        yield {name: piece[number] for name, piece in pieces.items()}
+
+
+def without_effect(recipe: Recipe, dataset: Dataset) -> list[str]:
+    """Return a line for each setting that was changed and does nothing on this path."""
+    from strata.data.augment import AugmentConfig
+
+    lines = []
+    if recipe.data.augment != AugmentConfig() and dataset.kind != "image":
+        lines.append(f"data.augment has no effect on data of kind {dataset.kind!r}.")
+    if recipe.data.image_size is not None and dataset.kind != "image":
+        lines.append(f"data.image_size has no effect on data of kind {dataset.kind!r}.")
+    if recipe.data.target is not None and dataset.kind != "table":
+        lines.append(f"data.target has no effect on data of kind {dataset.kind!r}.")
+    if recipe.train.early_stopping is not None and (
+        recipe.task.main_metric is None or "validation" not in dataset.splits
+    ):
+        lines.append("train.early_stopping has no effect: there is no validation metric to watch.")
+    return lines
+
+
+def now() -> str:
+    """Return the time as ISO 8601 with its zone."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,156 @@
+"""A recipe: everything that decides a training run, as nested frozen dataclasses that JSON can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+
+from strata.config import (
+    Fraction,
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Probability,
+    from_json,
+    override,
+    to_json,
+)
+from strata.data.dataset import DataConfig
+from strata.errors import ConfigError
+from strata.models import MODELS, config_class, family_of, preset
+from strata.tasks import TASKS, Task
+from strata.train import optim, schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the training data; give this or `steps`."""
+    steps: Positive | None = None
+    """Optimiser steps; give this or `epochs`."""
+    batch_size: Positive | Literal["full"] = 64
+    """Samples in one forward pass; "full" is batch gradient descent, 1 is stochastic."""
+    accumulate: Positive = 1
+    """Batches whose gradients make one step: the step equals one of batch_size x accumulate samples."""
+    optimizer: Annotated[str, AfterValidator(optim.canonical)] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    momentum: Probability | None = None
+    """Of momentum, nesterov, rmsprop and muon; None takes the method's own."""
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    """Of adam and adamw, and of the part of muon's parameters that AdamW takes."""
+    weight_decay: NotNegativeFloat = 0.0
+    """Decoupled for adamw and muon, added to the gradient for the others; matrices and filters only."""
+    l1: NotNegativeFloat = 0.0
+    """Adds l1 * sum |w| to the loss, over matrices and filters."""
+    l2: NotNegativeFloat = 0.0
+    """Adds l2 / 2 * sum w^2 to the loss, over matrices and filters."""
+    schedule: Annotated[str, AfterValidator(schedule.canonical)] = "cosine"
+    warmup: NotNegativeFloat = 0.0
+    """Steps of linear warm-up; below 1, a share of all steps."""
+    decay: Fraction = 0.2
+    """Share of all steps in which warmup-stable-decay decays."""
+    final: Fraction = 0.0
+    """Learning rate at the end, as a share of the highest."""
+    step_every: Fraction = 0.3333
+    """Step schedule: share of all steps between drops."""
+    step_factor: Fraction = 0.1
+    """Step schedule: factor of each drop."""
+    clip: PositiveFloat | None = None
+    """Greatest norm of the gradient over all parameters of a phase."""
+    ema: Probability | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
+    early_stopping: Positive | None = None
+    """Stop after this many evaluations without a better validation metric, and keep the best weights."""
+    seed: NotNegative = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    save_every: Positive | None = None
+    """Steps between checkpoints; None: about once a minute and at the end of each epoch at most."""
+    evaluate_every: Positive | None = None
+    """Steps between evaluations; None: ten times in a run, at epoch ends where there are fewer."""
+    log_every: Positive | None = None
+    """Steps between lines in metrics.jsonl; None: about two hundred lines in a run."""
+    keep: Positive = 2
+    """Checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A published number, and what we measured with this recipe."""
+
+    metric: str
+    split: str = "test"
+    published: float | None = None
+    source: str = ""
+    measured: float | None = None
+    spread: float | None = None
+    """Standard deviation over seeds."""
+    seeds: int | None = None
+    note: str = ""
+    """Machine, versions, commit, and anything a reader must know to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Model, data, task and training of one run."""
+
+    recipe: str
+    """The recipe's name in `strata recipes`."""
+    name: str = ""
+    """What the run's folder is called; the recipe's name if empty."""
+    summary: str = ""
+    model: Any
+    data: DataConfig = DataConfig()
+    task: Task
+    train: TrainConfig = TrainConfig()
+    reference: Reference | None = None
+
+    def set(self, settings: Mapping[str, Any]) -> Recipe:
+        """Return a copy with dotted keys changed. ``model`` and ``task`` first: they decide which keys exist."""
+        recipe = self
+        for key in sorted(settings, key=lambda key: (key not in ("model", "task"), "." in key)):
+            recipe = recipe._set(key, settings[key])
+        return recipe
+
+    def _set(self, key: str, value: Any) -> Recipe:
+        if key == "model" and isinstance(value, str):
+            return dataclasses.replace(self, model=preset(value))
+        if key == "task" and isinstance(value, str):
+            return dataclasses.replace(self, task=TASKS.get(value)())
+        if key in ("recipe", "summary") or key.split(".")[0] == "reference":
+            raise ConfigError(f"{key!r} describes the recipe and cannot be set.")
+        recipe = override(self, key, value, owner=f"Recipe {self.recipe!r}")
+        if key == "train.steps" and recipe.train.steps is not None:
+            return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=None))
+        if key == "train.epochs" and recipe.train.epochs is not None:
+            return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=None))
+        return recipe
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `recipe.json` holds; `Recipe.from_json` reads it back, equal."""
+
+        def kind_of(config: Any) -> str | None:
+            if isinstance(config, Task):
+                return config.kind
+            return family_of(config)
+
+        return dict(to_json(self, kind_of))
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from `to_json`'s dict. Raises ConfigError for what does not fit."""
+        values = dict(values)
+        for key, registry in (("model", MODELS), ("task", TASKS)):
+            if not isinstance(values.get(key), Mapping) or "kind" not in values[key]:
+                raise ConfigError(f"A recipe's {key!r} needs a 'kind', one of: {', '.join(registry)}.")
+        values["model"] = from_json(config_class(values["model"]["kind"]), values["model"], "model")
+        values["task"] = from_json(TASKS.get(values["task"]["kind"]), values["task"], "task")
+        return from_json(Recipe, values)
