@@ -9,6 +9,8 @@ The public names are loaded when first used, so that ``import strata`` costs not
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +51,20 @@ _HOME = {
 }
 
 __all__ = ["Recipe", "Run", "StrataError", "__version__", "create", "load", "recipe", "resume", "train"]
+
+
+class _Package(ModuleType):
+    """This package, in which a public name stays what it is when a room of the same name is imported.
+
+    Importing ``strata.train.loop`` binds the room ``train`` here; ``strata.train`` has to remain the function.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

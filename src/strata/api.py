@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from strata import models, recipes
+from strata import device, models, recipes
 from strata.config import override
-from strata.errors import ConfigError, RunError, suggest
+from strata.errors import ConfigError, DataError, RunError, suggest
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
 from strata.train import loop
 from strata.train.events import Interrupted, Observer
 from strata.train.recipe import Recipe
 
-__all__ = ["Recipe", "Run", "create", "load", "recipe", "resume", "train"]
+__all__ = ["Recipe", "Run", "create", "load", "recipe", "resume", "train", "verify"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,9 @@ def choose(what: str, settings: Mapping[str, Any]) -> tuple[Recipe, str]:
 
     if what.replace("_", "-") in recipes.RECIPES:
         return recipe(what, settings), ""
-    if not Path(what).exists() and what not in DATASETS:
+    if not Path(what).expanduser().exists() and what not in DATASETS:
+        if os.sep in what or Path(what).suffix:
+            raise DataError(f"There is nothing at {what}. Give a path of data, or the name of a recipe.")
         names = {*recipes.RECIPES, *DATASETS}
         raise ConfigError(f"{what!r} is neither a recipe nor a path of data.{suggest(what, names)}")
     kind = recognize(what)
@@ -94,10 +97,60 @@ def resume(run: Path | str, settings: Mapping[str, Any] | None = None, *, observ
     return Run(folder)
 
 
+def verify(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    /,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    runs: Path | str = "runs",
+    observers: Sequence[Observer] = (),
+    note: str = "",
+) -> dict[str, Any]:
+    """Train a recipe once with each seed and return what was reached beside the published number.
+
+    The result holds every seed's value, mean and standard deviation, seconds, machine, versions and commit, and the
+    command that repeats it; `recipes.result_file` is where such results are kept.
+    """
+    changed = {key: str(value) for key, value in (settings or {}).items()}
+    reference = recipe(name, changed).reference
+    values, seconds, wall, metric, split = [], [], [], "", ""
+    for seed in seeds:
+        run = train(name, {**changed, "train.seed": seed}, runs=runs, observers=observers)
+        finished = run.finished
+        assert finished is not None
+        metric = reference.metric if reference else finished["main_metric"]
+        split = reference.split if reference else ("test" if "test" in finished["metrics"] else "validation")
+        values.append(finished["metrics"][split][metric])
+        seconds.append(finished["seconds"])
+        wall.append(finished["total_seconds"])
+    words = [f"{key}={value}" for key, value in changed.items()]
+    return {
+        "recipe": name,
+        "metric": metric,
+        "split": split,
+        "published": reference.published if reference else None,
+        "source": reference.source if reference else "",
+        "mean": statistics.fmean(values),
+        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "seeds": list(seeds),
+        "values": values,
+        "training_seconds": [round(value, 2) for value in seconds],
+        "total_seconds": [round(value, 2) for value in wall],
+        "machine": f"{device.cpu_name()}, {device.usable_cores()} cores" + device.gpu_name(),
+        "versions": device.versions(),
+        "commit": device.commit(),
+        "command": shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"]),
+        "note": note,
+    }
+
+
 def _report(folder: Path) -> None:
     """Write the report; a report that fails must not cost a run that succeeded, so it is logged as an error."""
     try:
         write_report(folder)
+    except (OSError, RunError) as error:
+        logger.error("The report of %s could not be written (%s); the run itself is whole.", folder, error)
     except Exception:
         logger.exception("The report of %s could not be written; the run itself is whole.", folder)
 

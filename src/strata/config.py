@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +24,8 @@ from strata.errors import ConfigError, suggest
 
 Positive = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NotNegativeFloat = Annotated[float, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
+NotNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 """A share from 0 to 1, both allowed."""
 Probability = Annotated[float, Ge(0), Lt(1)]
@@ -112,14 +114,21 @@ def _reason(error: Any) -> str:
     """Say in a few words what a value has to be, from pydantic's list of what was tried."""
     reasons: list[str] = []
     for item in error.errors():
-        text = item["msg"].removeprefix("Input should be ").replace(", unable to parse string as an integer", "")
-        text = text.replace(", unable to parse string as a number", "")
+        text = re.sub(r", unable to .*", "", item["msg"].removeprefix("Input should be "))
+        if item["type"] == "missing":  # in a tuple of so many values
+            text = f"at least {item['loc'][-1] + 1} values"
+        elif item["type"] == "too_long":
+            text = f"at most {item['ctx']['max_length']} values"
+        elif item.get("ctx", {}).get("lt") == math.inf:
+            text = "finite"
         if text not in reasons:
             reasons.append(text)
     return "it has to be " + " or ".join(reasons)
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
+        return ",".join(value)  # as it was typed
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

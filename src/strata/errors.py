@@ -60,6 +60,6 @@ def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not near:  # 'epochs' for 'train.epochs'
         near = [other for other in names if other.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    listed = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    listed = ", ".join(names[:limit]) + (", ..." if len(names) > limit else ".")
     question = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{question} Known: {listed}." if names else question
+    return f"{question} Known: {listed}" if names else question

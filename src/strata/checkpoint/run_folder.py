@@ -59,11 +59,17 @@ class RunFolder:
 
     def recipe(self) -> dict[str, Any]:
         """Return the resolved recipe as JSON."""
-        return dict(read_json(self.path / "recipe.json"))
+        values = read_json(self.path / "recipe.json")
+        if not isinstance(values, dict):
+            raise RunError(f"{self.path / 'recipe.json'} is damaged: it holds no recipe.")
+        return values
 
     def lock(self) -> None:
         """Claim the folder for writing until this process ends. Raises RunError when another process has it."""
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written to: {error.strerror or error}.") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -91,9 +97,11 @@ class RunFolder:
         found = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(record, dict) and "event" in record:
+                found.append(record)
         return found
 
     def append(self, record: dict[str, Any]) -> None:
@@ -105,11 +113,15 @@ class RunFolder:
             raise RunError(f"Cannot write {self.path / 'metrics.jsonl'}: {error.strerror or error}.") from error
 
     def forget_after(self, step: int) -> None:
-        """Drop lines of history past ``step``, which a resumed run will write again."""
+        """Drop lines of history past ``step``, which a resumed run will write again.
+
+        At ``step`` itself a run saves first; what it does after that is done again too.
+        """
+        again = ("evaluated", "sampled", "finished")
         lines = [
             json.dumps(record, ensure_ascii=False)
             for record in self.records()
-            if record.get("step", 0) < step or (record.get("step") == step and record.get("event") != "evaluated")
+            if record.get("step", 0) < step or (record.get("step") == step and record["event"] not in again)
         ]
         write_bytes(self.path / "metrics.jsonl", ("\n".join(lines) + "\n" if lines else "").encode())
 

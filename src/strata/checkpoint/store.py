@@ -22,15 +22,15 @@ _ASIDE = ".writing-"
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], *, keep: int) -> Path:
-    """Write checkpoint ``step-N`` into ``folder`` and remove all but the newest ``keep``.
+    """Write checkpoint ``step-N`` into ``folder`` and remove all but the newest ``keep``, and any of a later step.
 
     Raises CheckpointError when it could not be written; earlier checkpoints are untouched then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{_ASIDE}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     aside, final = folder / f"{_ASIDE}step-{step}-{os.getpid()}", folder / f"step-{step}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
         write_tensors(aside / "state.safetensors", tensors)
         write_json(aside / "state.json", numbers)
@@ -47,7 +47,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mappin
         last = steps(folder)
         kept = f"The last good one is step-{last[-1]}" if last else "There is no earlier one"
         raise CheckpointError(f"Checkpoint step-{step} could not be written: {_why(error)} {kept}.") from error
-    for old in steps(folder)[:-keep]:
+    found = steps(folder)
+    # Those of later steps did not verify, or this step would not have been taken again; they would crowd out good ones.
+    for old in [*[k for k in found if k <= step][:-keep], *[k for k in found if k > step]]:
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return final
 

@@ -9,23 +9,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from strata.errors import ConfigError, DataError
+from strata.errors import ConfigError, DataError, RunError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
     """Yield one raw input after another: folders give their pictures, tables their rows, text files their text."""
+    from strata.data.files import read_text
+
     for word in inputs:
         path = Path(word)
         if kind == "text":
-            if path.is_file():
-                try:
-                    yield path.read_text(encoding="utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{path} is not UTF-8 text: byte {error.start}. Convert it first.") from None
-            else:
-                yield word
+            yield read_text(path) if is_file(path) else word
         elif not path.exists():
             raise DataError(f"There is no file or folder {word!r}.")
         elif kind == "image":
@@ -40,6 +36,14 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
             from strata.data import read_rows
 
             yield from read_rows(path)
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is such a file; a text too long to be a path is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bool) -> int:
@@ -117,8 +121,11 @@ def make(predictor: Any, run: Path, options: dict[str, Any], as_json: bool) -> d
     path = out if out is not None else next_free(run / "samples")
     if path.suffix.lower() != ".png":
         raise ConfigError(f"out={path} is not allowed: pictures are written as .png.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(sample.images, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_grid(sample.images, path)
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
     if not as_json:
         sys.stdout.write(f"{len(sample.images)} pictures in {path}\n")
     return {"file": str(path), "count": len(sample.images)}

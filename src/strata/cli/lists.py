@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from strata.errors import ConfigError
+
 Answer = Callable[[dict[str, Any]], None] | None
 
 
@@ -57,6 +59,25 @@ def _number(value: float | None, metric: str) -> str:
     if value is None:
         return ""
     return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
+
+
+def numbers(text: str, key: str) -> list[int]:
+    """Return 1,2,3 as a list. Raises ConfigError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{key}={text} is not allowed: it has to be whole numbers, such as 0,1,2.") from None
+
+
+def verified(console: Console, result: dict[str, Any]) -> None:
+    """Show what several seeds reached beside the published number."""
+    table, metric = _table("seed", result["metric"], "training"), result["metric"]
+    for seed, value, seconds in zip(result["seeds"], result["values"], result["training_seconds"], strict=True):
+        table.add_row(str(seed), _number(value, metric), f"{seconds:.1f} s")
+    console.print(table, highlight=False)
+    mean, deviation = _number(result["mean"], metric), _number(result["deviation"], metric)
+    published = f"published {_number(result['published'], metric)}" if result["published"] else "no published number"
+    console.print(f"{result['recipe']}: {result['split']} {metric} {mean} ± {deviation}; {published}", highlight=False)
 
 
 def models(console: Console, answer: Answer, name: str | None) -> None:
@@ -133,7 +154,7 @@ def info(console: Console, answer: Answer) -> None:
 
     from strata.device import available_memory_bytes, cpu_name, decide, versions
 
-    setup = decide(convolutional=True)
+    setup = decide()
     gpus = (
         [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,13 +18,14 @@ from strata.errors import ConfigError, StrataError
 app = typer.Typer(
     name="strata",
     help="Deep learning as one system: train, resume, evaluate, predict and generate with the same few words.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+UsageError: Any = typer.BadParameter.__base__
+"""What a wrong option raises; which module has it differs from one typer to the next."""
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder, such as runs/digits-1.", metavar="RUN")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value.", metavar="[KEY=VALUE]...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")]
@@ -111,10 +114,9 @@ def evaluate(run: RunArgument, settings: Settings = None, as_json: AsJson = Fals
     opened = api.Run(run)
     split = options.pop("split", None)
     found = opened.evaluate(split, options.pop("data", None), **options)
-    name = split or ("test" if "test" in opened.metrics else "validation")
-    console(as_json).print(f"{name}: {shown(found.metrics)}", highlight=False)
+    console(as_json).print(f"{found.split}: {shown(found.metrics)}", highlight=False)
     if as_json:
-        answer({"run": str(run), "metrics": {name: found.metrics}})
+        answer({"run": str(run), "metrics": {found.split: found.metrics}})
 
 
 @app.command()
@@ -133,7 +135,8 @@ def predict(
     found = predictor.predict(answers.expand(inputs, predictor.preprocess.kind))
     failed = answers.show(found, top=top, as_json=as_json, as_csv=as_csv)
     if failed:
-        raise typer.Exit(1)
+        console(True).print(f"[bold red]Error:[/] {failed} of the inputs could not be read.", highlight=False)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -167,6 +170,35 @@ def generate(
     made = answers.make(predictor, run, options, as_json)
     if as_json:
         answer({"run": str(run)} | made)
+
+
+@app.command()
+def verify(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name.", metavar="RECIPE")],
+    settings: Settings = None,
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the result beside the recipe.")] = False,
+    note: Annotated[str, typer.Option(help="What a reader has to know to compare, kept with the result.")] = "",
+) -> None:
+    """Retrain a recipe with several seeds and compare with the published number: seeds=0,1,2."""
+    from strata import api
+    from strata.cli import lists
+    from strata.cli.progress import watching
+
+    given = split_settings(settings)
+    seeds = lists.numbers(given.pop("seeds", "0,1,2"), "seeds")
+    out = console(as_json)
+    with stopping_well(as_json), watching(out) as observer:
+        result = api.verify(recipe, given, seeds=seeds, observers=[observer], note=note)
+    lists.verified(out, result)
+    if record:
+        from strata.checkpoint.files import write_json
+        from strata.recipes import result_file
+
+        result_file(recipe).parent.mkdir(exist_ok=True)
+        write_json(result_file(recipe), result)
+    if as_json:
+        answer(result)
 
 
 @app.command()
@@ -244,18 +276,33 @@ def stopping_well(as_json: bool) -> Iterator[None]:
 def main() -> None:
     """Run the command line and leave with its exit code: 2 for a user's error, 128 + n after signal n."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except StrataError as error:
-        console(True).print(f"[bold red]Error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-        if "--json" in sys.argv:
-            answer({"error": str(error)})
-        sys.exit(2)
+        refuse(str(error))
+    except UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "strata"
+        refuse(f"{error.format_message().rstrip('.')}. See: {where} --help")
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        refuse(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}.")
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(128 + signal.SIGINT)
 
 
-def _plain(error: Exception) -> str:
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What a full or forbidden disk says, wherever it is noticed; any other OSError that escapes is a bug of ours."""
+
+
+def refuse(reason: str) -> NoReturn:
+    """Say in one line why it cannot be done, and leave."""
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    console(True).print(f"[bold red]Error:[/] {escape(' '.join(reason.split()))}", highlight=False, soft_wrap=True)
+    if "--json" in sys.argv:
+        answer({"error": reason})
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -100,8 +100,10 @@ def read_npz_parts(path: Path) -> tuple[dict[str, Part], list[str]]:
     inputs: dict[str, np.ndarray] = {}
     targets: dict[str, np.ndarray] = {}
     unused = []
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an npz archive, or not a whole one. Save it again with numpy.savez.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for key in archive.files:
                 role = _role_of(key)
                 if role is None:

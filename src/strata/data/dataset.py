@@ -102,7 +102,7 @@ def digest(*parts: Tensor | bytes | str) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             found.update(repr((tuple(part.shape), part.dtype)).encode())
-            found.update(memoryview(part.contiguous().numpy()).cast("B") if part.numel() else b"")
+            found.update(part.cpu().contiguous().numpy().tobytes())
         else:
             found.update(part if isinstance(part, bytes) else part.encode())
         found.update(b"\0")
@@ -112,7 +112,7 @@ def digest(*parts: Tensor | bytes | str) -> str:
 class Preprocess(Protocol):
     """How raw input becomes what the model sees; saved with the weights as ``preprocess.json``."""
 
-    kind: str
+    kind: ClassVar[str]
 
     def read(self, raw: Any) -> Tensor:
         """Turn one raw input (a path, a picture, an array, a row, a text) into one sample of ``input``."""

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import logging
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -103,7 +104,7 @@ def _download(url: str, file: RemoteFile, part: Path) -> str:
             _continue(url, file, part)
         except urllib.error.HTTPError as error:
             return f"HTTP {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             reason = str(cause) or type(error).__name__
             if isinstance(error, urllib.error.URLError):

@@ -23,7 +23,7 @@ from strata.data import pictures, splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
 from strata.data.preprocess import ImagePreprocess
 from strata.device import available_memory_bytes
-from strata.errors import DataError
+from strata.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +58,21 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
 def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:
     """Return the pictures of each part of a folder, and the extensions of the files that are none.
 
-    Folders called train, validation, test (or val, valid, training, testing) are parts, when nothing but parts lies
-    beside them; else every folder is a class, and everything is "train".
+    Folders called train, validation, test (or val, valid, training, testing) are parts, when no other folder
+    beside them holds pictures; else every folder is a class, and everything is "train".
     """
     others: Counter[str] = Counter()
     folders = [Path(entry.path) for entry in visible(root) if entry.is_dir()]
-    named = {splits.NAMES.get(folder.name.lower()): folder for folder in folders}
-    if "train" in named and None not in named:
-        if len(named) < len(folders):
-            raise DataError(f"{root} has two folders for one split: {', '.join(folder.name for folder in folders)}.")
+    named: dict[str, list[Path]] = {}
+    for folder in folders:
+        named.setdefault(splits.NAMES.get(folder.name.lower(), ""), []).append(folder)
+    beside = named.pop("", [])
+    if "train" in named and not any(_pictures_in(folder, Counter(), deep=True) for folder in beside):
+        for found in named.values():
+            if len(found) > 1:
+                raise DataError(f"{root} has two folders for one split: {found[0].name} and {found[1].name}. Keep one.")
         _pictures_in(root, others, deep=False)
-        return {str(part): _list_part(folder, others) for part, folder in named.items()}, others
+        return {part: _list_part(found[0], others) for part, found in named.items()}, others
     return {"train": _list_part(root, others)}, others
 
 
@@ -191,6 +195,8 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
 
     Raises DataError for a class without pictures or with one, for too many unreadable pictures, and for no pictures.
     """
+    if config.target_kind == "number":
+        raise ConfigError("data.target_kind=number does not fit class folders, whose names are classes.")
     notes: list[str] = []
     parts, others = list_folder(root)
     plan = splits.plan(config, [part for part in parts if part != "train"])
@@ -283,6 +289,11 @@ def _check_listing(parts: Mapping[str, Listing], root: Path) -> tuple[str, ...]:
         raise DataError(f"Class folder {named} in {root} holds no pictures. Add some, or remove the folder.")
     labels = tuple(sorted(set(train.classes)))
     if train.classes:
+        if len(labels) == 1:
+            raise DataError(
+                f"{root} has only one class folder, {labels[0]!r}: at least two are needed to tell apart. "
+                f"For pictures without classes, give the folder that holds them: {root / labels[0]}"
+            )
         splits.check_classes(labels, Counter(train.classes), "picture", str(root))
     for part, listing in parts.items():
         if bool(listing.classes) != bool(train.classes):

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from strata.data import arrays, catalog, images, pictures, splits, tables, text
+from strata.data import arrays, catalog, images, pictures, tables, text
 from strata.data.dataset import DataConfig, Dataset
 from strata.errors import ConfigError, DataError, suggest
 
 UNDERSTOOD = (
-    "a folder of class folders of pictures (jpg, png, bmp, webp, gif, tiff), idx files (.gz too), an .npz, a .csv or .parquet, "
-    "or plain text (a file or a folder)"
+    "a folder of class folders of pictures (jpg, png, bmp, webp, gif, tiff), idx files (.gz too), an .npz, a .csv or "
+    ".parquet, or plain text (a file or a folder)"
 )
 _PICKLES = frozenset((".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt"))
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar"))
+_PROSE = frozenset((".txt", ".md", ".rst", ".py"))
 _FILES_LOOKED_AT = 20_000
 _KIND_OF = {"folder": "image", "idx": "image", "npz": "image", "table": "table", "text": "text"}
-_OPENERS = {
+_OPENERS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
     "folder": images.open_folder,
     "idx": arrays.open_idx,
     "npz": arrays.open_npz,
@@ -125,6 +127,10 @@ def _form_of_file(path: Path, kind: str | None) -> str:
         raise DataError(f"{path} is one picture. Give a folder that holds a folder of pictures for each class.")
     if kind == "table" or (extension in tables.EXTENSIONS and kind != "text"):
         return "table"
+    if ".idx" in path.name or "-idx" in path.name:
+        raise DataError(
+            f"{path} holds no pictures by its name. Give the folder, or the file called ...-images-idx3-ubyte."
+        )
     if extension in _ARCHIVES:
         raise DataError(f"{path} is an archive. Unpack it, and give the folder.")
     if extension in text.EXTENSIONS or kind == "text" or b"\0" not in head:
@@ -148,7 +154,8 @@ def _form_of_folder(path: Path, kind: str | None) -> str:
     if kind in (None, "image"):
         if any(arrays.is_idx(name) for name in top):
             return "idx"
-        if many_pictures and (kind == "image" or many_pictures >= many_texts):
+        prose = sum(counts[extension] for extension in _PROSE)  # an .xml or .json may well annotate a picture
+        if many_pictures and (kind == "image" or many_pictures >= prose):
             return "folder"
     if kind in (None, "image", "table") and sum(name.lower().endswith(".npz") for name in top) == 1:
         return "npz"
@@ -175,7 +182,7 @@ def _look(root: Path) -> tuple[list[str], Counter[str]]:
             if entry.is_dir():
                 folders.append(Path(entry.path))
             else:
-                counts[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+                counts[Path(entry.name).suffix.lower()] += 1
                 if folder == root:
                     top.append(entry.name)
     return top, counts
@@ -186,6 +193,3 @@ def _kind_of_npz(path: Path) -> str:
         path = next(Path(entry.path) for entry in images.visible(path) if entry.name.lower().endswith(".npz"))
     parts, _ = arrays.read_npz_parts(path)
     return "table" if parts["train"][0].ndim == 2 else "image"
-
-
-__all__ = ["open_data", "recognize", "splits"]

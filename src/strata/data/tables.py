@@ -1,7 +1,7 @@
 """Tables with a column to predict: CSV, Parquet, and arrays.
 
-What a column is, number or category, is decided from all rows; every figure that turns it into features (mean, deviation,
-levels) is taken from the training rows alone.
+What a column is, number or category, is decided from all rows; every figure that turns it into features (mean,
+deviation, levels) is taken from the training rows alone.
 
 N rows.
 """
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Table:
     where: str
     lines: Sequence[int] | None = None
     """Line in the file of each row, counted from 1."""
-    decimal: str = "."
+    decimal: Literal[".", ","] = "."
     notes: list[str] = field(default_factory=list)
 
     def place(self, row: int) -> str:

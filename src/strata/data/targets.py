@@ -67,7 +67,7 @@ def read_targets(
     train = parts["train"]
     distinct = np.unique(train.astype(str) if train.dtype == object else train)
     if len(distinct) < 2:
-        only = f"{distinct[0]!s}" if len(distinct) else "nothing"
+        only = _shown(distinct[0]) if len(distinct) else "nothing"
         raise DataError(f"{where} is constant: every training sample has {only}. There is nothing to learn.")
     numeric = train.dtype != object
     whole = numeric and all(bool((values == np.round(values)).all()) for values in parts.values())
@@ -99,6 +99,10 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64 if values.dtype.kind in "biuf" else object)
 
 
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _is_missing(value: object) -> bool:
     return value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING_CATEGORY)
 
@@ -126,7 +130,7 @@ def _number(
         if stranger.any():
             row = int(stranger.argmax())
             raise DataError(
-                f"{where} has class {values[row]!s} in {place(part, row)}, "
+                f"{where} has class {_shown(values[row])} in {place(part, row)}, "
                 + (f"outside 0 to {len(labels) - 1}." if labels else "which no training sample has.")
             )
         found[part] = torch.from_numpy(number_N.astype(np.int64))

@@ -21,12 +21,9 @@ from strata.data.images import visible
 from strata.data.preprocess import TextPreprocess
 from strata.errors import DataError
 
-EXTENSIONS = frozenset(
-    (
-        ".txt .text .md .rst .tex .log .html .htm .xml .json .jsonl .yaml .yml .toml .ini .cfg .srt .sql .sh .py .pyi .ipynb "
-        ".c .h .cc .cpp .hpp .cs .go .hs .java .jl .js .jsx .kt .lua .ml .php .pl .r .rb .rs .scala .swift .ts .tsx .css .csv"
-    ).split()
-)
+_PROSE = "txt text md rst tex log html htm xml json jsonl yaml yml toml ini cfg srt csv ipynb"
+_CODE = "c h cc cpp hpp cs css go hs java jl js jsx kt lua ml php pl py pyi r rb rs scala sh sql swift ts tsx"
+EXTENSIONS = frozenset(f".{name}" for name in f"{_PROSE} {_CODE}".split())
 CHARACTERS_AT_MOST = 256
 """Distinct characters up to which each is a token; a text with more is taken as bytes."""
 HELD_OUT_SHARE = 0.05
@@ -67,8 +64,8 @@ class WindowSplit:
     def __init__(self, split: TokenSplit, context: int, *, shift: bool) -> None:
         if len(split) <= context:
             raise DataError(
-                f"The {split.name} text has {len(split):,} tokens, fewer than the {context + 1:,} of one context and the "
-                f"token after it. Give more text, or a smaller model.context."
+                f"The {split.name} text has {len(split):,} tokens, fewer than the {context + 1:,} of one context and "
+                f"the token after it. Give more text, or a smaller model.context."
             )
         self.token_N, self.context, self.shift = split.token_N, context, shift
         self._window_NT = self.token_N.unfold(0, context + 1, 1)  # a view: every window that there is

@@ -14,12 +14,13 @@ from strata.checkpoint.files import read_json, read_model
 from strata.checkpoint.run_folder import RunFolder
 from strata.config import from_json
 from strata.data import load_preprocess, open_data
+from strata.data.dataset import Dataset
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering
-from strata.train.evaluate import Evaluation, evaluate
+from strata.train.evaluate import BATCH_SIZE_AT_MOST, Evaluation, evaluate
 from strata.train.finish import save_grid
 from strata.train.recipe import Recipe
 
@@ -47,13 +48,7 @@ class Predictor:
         self.preprocess: Any = load_preprocess(self.folder)
         model = build(model_config)
         read_model(self.folder / "model.safetensors", model)
-        self.setup: Setup = decide(
-            device=device,
-            precision=precision,
-            compile=False,
-            convolutional=any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules()),
-            prefers_fp32="tables are small, and rounding would show" if self.preprocess.kind == "table" else "",
-        )
+        self.setup: Setup = decide(device=device, precision=precision, compile=False, model=model)
         model = model.to(self.setup.device)
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -187,18 +182,40 @@ class Run:
         Args:
             split: "train", "validation" or "test"; the test split, else validation, when None.
             data: a path; all its splits together are no one's test set, so its own "test", else everything, is taken.
+
+        Raises RunError for data that changed since the run, or that is of other classes or characters.
         """
         predictor, recipe = self.predictor(**options), self.recipe
         config = recipe.data
         if data is not None:
+            if split not in (None, "test"):
+                raise ConfigError(f"split={split} has no meaning with data=PATH, which is measured as test data.")
             config = dataclasses.replace(config, test=str(Path(data).resolve()))
-            split = split or "test"
+            split = "test"
         dataset = open_data(config)
+        self._check_same(dataset, predictor, whole=data is None)
         chosen = split or ("test" if "test" in dataset.splits else "validation")
         if chosen not in dataset.splits:
             raise DataError(f"Data {dataset.name!r} has no split {chosen!r}. It has: {', '.join(dataset.splits)}.")
         windows = predictor.task.split(dataset, chosen, recipe.model, training=False)
-        return evaluate(predictor.task, predictor.model, windows, predictor.setup, predictor.prepare, batch_size=256)
+        trained_with = recipe.train.batch_size  # as the run evaluated itself, so that the same bits come out
+        batch_size = BATCH_SIZE_AT_MOST if trained_with == "full" else max(64, 2 * trained_with)
+        found = evaluate(
+            predictor.task, predictor.model, windows, predictor.setup, predictor.prepare, batch_size=batch_size
+        )
+        return dataclasses.replace(found, split=chosen)
+
+    def _check_same(self, dataset: Dataset, predictor: Predictor, *, whole: bool) -> None:
+        """Refuse data in which a number means another class or character than the model learned."""
+        started = next((r for r in self.records if r["event"] == "started"), None)
+        if whole and started is not None and started["data"]["fingerprint"] != dataset.fingerprint:
+            raise RunError(f"The data of {self.folder} changed since it was trained. Measure on other data: data=PATH.")
+        learned, found = predictor.preprocess, dataset.preprocess
+        if (dataset.labels, getattr(found, "characters", ())) != (
+            predictor.context.labels,
+            getattr(learned, "characters", ()),
+        ):
+            raise RunError(f"This data has other classes or characters than those that {self.folder} learned.")
 
 
 __all__ = ["Predictor", "Run", "save_grid"]

@@ -19,7 +19,7 @@ def digits() -> Recipe:
         data=DataConfig(source="digits", augment=AugmentConfig(rotate=10, scale=0.1, translate=0.1)),
         task=Classify(label_smoothing=0.1),
         train=TrainConfig(
-            epochs=40, batch_size=64, optimizer="nesterov", learning_rate=0.1, weight_decay=5e-4, schedule="one_cycle"
+            epochs=30, batch_size=64, optimizer="nesterov", learning_rate=0.05, weight_decay=5e-4, schedule="one_cycle"
         ),
     )
 

@@ -6,11 +6,12 @@ One accent colour: what is measured on held-out data, or the generator. Training
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from strata.report import pictures
 from strata.report.history import History, Record, as_dict
 from strata.report.pictures import Line, Marks, Strip
-from strata.report.words import count, finite, listed, metric, number, percent, rate
+from strata.report.words import finite, listed, median, metric, number, percent, rate
 
 _SECOND_METRICS = ("accuracy", "r2", "mae", "perplexity")
 
@@ -98,7 +99,7 @@ def _loss_figure(history: History) -> Record | None:
 def _softened(history: History) -> str:
     """Return in words what makes the training loss higher than the same loss on plain data."""
     augment = as_dict(history.data_config.get("augment"))
-    changed = any(augment.get(name) for name in ("flip", "rotate", "crop", "resized_crop", "scale", "noise", "cutout"))
+    changed = any(value for name, value in augment.items() if name not in ("padding", "mixup", "cutmix"))
     found = {
         "label smoothing": history.task.get("label_smoothing"),
         "dropout": history.model_config.get("dropout"),
@@ -134,7 +135,7 @@ def _metric_figure(history: History) -> Record | None:
         return _belief_figure(history, lines)
     main = history.main_metric
     names = [name for name in (main, *_SECOND_METRICS) if name and name != "loss"]
-    name = next((name for name in names if any(_of(line, name) is not None for line in lines)), None)
+    name = next((name for name in names if any(finite(line["metrics"].get(name)) is not None for line in lines)), None)
     if name is None:
         return None
     read, n = metric(name), history.splits.get("validation")
@@ -177,8 +178,9 @@ def _belief_figure(history: History, lines: list[Record]) -> Record | None:
         level=0.5,
     )
     caption = (
-        f"How real the discriminator takes pictures to be, at the end: real ones {percent(_known(y_real)[-1], places=0)}, "
-        f"made ones {percent(_known(y_made)[-1], places=0)}. The closer the two, the better the generator."
+        "How real the discriminator takes pictures to be, at the end: "
+        f"real ones {percent(_known(y_real)[-1], places=0)}, made ones {percent(_known(y_made)[-1], places=0)}. "
+        "If the two were equal, it could not tell made from real."
     )
     return _figure(
         history, "Belief of the discriminator", [strip], caption, [("soft", "in real"), ("accent", "in made")]
@@ -193,7 +195,8 @@ def _rate_figure(history: History) -> Record | None:
     peak = x[y.index(max(known))]
     schedule = str(history.train.get("schedule") or "").replace("_", " ")
     optimizer = str(history.train.get("optimizer") or "")
-    caption = f"The learning rate was highest, {number(max(known))}, at {history.when(int(peak))} and ended at {number(known[-1], 3)}"
+    caption = f"The learning rate was highest, {number(max(known))}, at {history.when(int(peak))} "
+    caption += f"and ended at {number(known[-1], 3)}"
     if max(known) == min(known):
         caption = f"The learning rate stayed at {number(known[0])}"
     caption += f"; schedule {schedule}" * bool(schedule) + f", optimiser {optimizer}" * bool(optimizer) + "."
@@ -207,7 +210,8 @@ def _rate_figure(history: History) -> Record | None:
                 title="gradient norm",
             )
         )
-        caption += f" The gradient's norm was {number(_median(y_norm), 3)} in the middle and {number(max(_known(y_norm)), 3)} at most."
+        caption += f" The gradient's norm had the median {number(median(y_norm), 3)}"
+        caption += f" and was {number(max(_known(y_norm)), 3)} at most."
     return _figure(history, "Learning rate", strips, caption, [])
 
 
@@ -222,20 +226,15 @@ def _throughput_figure(history: History) -> Record | None:
     if not _known(y):
         return None
     strips = [Strip(lines=[Line(name=noun, x=x, y=y, style="soft", smooth=True)], log=False, floor=0.0, weight=1.4)]
-    caption = f"Training went through {rate(_median(y), noun)} (median)."
+    caption = f"Training went through {rate(median(y), noun)} (median)."
     x_wait, y_wait = _series(history.steps, lambda line: line.get("waiting"))
     if _known(y_wait):
         mean = sum(_known(y_wait)) / len(_known(y_wait))
         caption += f" It stood waiting for data {percent(mean)} of the time."
-        if mean > 0.1:
-            caption += " Reading the data is what limits its speed."
+        if mean > 0.25:
+            caption += " Reading the data is what holds it back."
         line = Line(name="waiting", x=x_wait, y=y_wait)
         strips.append(
             Strip(lines=[line], is_share=True, log=False, floor=0.0, ceiling=0.05, weight=0.8, title="waiting for data")
         )
     return _figure(history, f"{noun.capitalize()} per second", strips, caption, [])
-
-
-def _median(y: list[float]) -> float:
-    known = sorted(_known(y))
-    return known[len(known) // 2] if known else float("nan")

@@ -122,7 +122,7 @@ def mistakes(history: History) -> Record | None:
     if not told:
         return None
     is_number = history.task_kind == "regress"
-    shown = []
+    shown: list[Record] = []
     for mistake in told:
         path = inside(history.folder, mistake.get("file"))
         confidence = finite(mistake.get("confidence"))
@@ -140,14 +140,17 @@ def mistakes(history: History) -> Record | None:
     with_pictures = [mistake for mistake in shown if mistake["picture"] is not None]
     if with_pictures:
         return {"pictures": with_pictures, "rows": None, "caption": _mistakes_caption(history, with_pictures)}
+    if not any(mistake["row"] for mistake in shown):
+        for mistake in shown:
+            mistake["row"] = {"sample": mistake["sample"]}
     columns = list(dict.fromkeys(str(key) for mistake in shown for key in mistake["row"]))[:_COLUMNS_AT_MOST]
     for mistake in shown:
         mistake["cells"] = [_cell(mistake["row"].get(column)) for column in columns]
     numeric = [all(isinstance(m["row"].get(c), int | float | None) for m in shown) for c in columns]
     caption = (
-        "The rows whose prediction is furthest off."
+        f"The {history.nouns} whose prediction is furthest off."
         if is_number
-        else "The rows on which the model was most sure of something wrong."
+        else f"The {history.nouns} on which the model was most sure of something wrong."
     )
     has_confidence = any(mistake["confidence"] is not None for mistake in shown)
     return {
@@ -156,6 +159,7 @@ def mistakes(history: History) -> Record | None:
         "columns": [{"name": name, "is_number": is_n} for name, is_n in zip(columns, numeric, strict=True)],
         "is_number": is_number,
         "has_confidence": has_confidence,
+        "is_narrow": len(columns) <= 2,
         "caption": caption,
     }
 

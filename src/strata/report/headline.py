@@ -15,8 +15,11 @@ def headline(history: History) -> Record:
         figures = [_figure_of(history, split, main) for split in splits]
         published = _published(history, results, main)
         figures += [published] if published else []
-    elif "discriminator_accuracy" in results.get("validation", {}):
-        figures = [_figure_of(history, "validation", "discriminator_accuracy")]
+    else:
+        name = "discriminator_accuracy"
+        figures = [
+            _figure_of(history, split, name) for split in ("test", "validation") if name in results.get(split, {})
+        ]
     return {
         "name": history.folder.resolve().name,
         "recipe": history.recipe.get("recipe", ""),
@@ -39,6 +42,7 @@ def _figure_of(history: History, split: str, name: str) -> Record:
         says = f"{count(value * n)} of {count(n)} right; 95 % interval {_interval(low, high, n)}"
     elif n:
         says = f"on {history.counted(n)}"
+        says = f"{read.says}; {says}" if name in ("rmse", "mae") else says
     if name == "discriminator_accuracy":
         says = "50 % means that it cannot tell made from real"
     unit = " in nats per token" if history.task_kind == "next_token" and name == "loss" else ""
@@ -84,8 +88,7 @@ def _published(history: History, results: dict[str, Record], main: str) -> Recor
 
 def _other_metrics(history: History, results: dict[str, Record], main: str) -> Record | None:
     """Return every metric but the main one as a table: a row each, a column for each split."""
-    splits = [split for split in ("test", "validation") if split in results]
-    splits += [split for split in results if split not in splits]
+    splits = sorted(results, key=lambda split: (split != "test", split != "validation"))
     names = list(dict.fromkeys(name for split in splits for name in results[split] if name != main))
     if not names:
         return None
@@ -105,9 +108,10 @@ def _sentence(history: History, results: dict[str, Record], main: str | None) ->
     model, data, kind = history.model, history.data, history.task_kind
     splits = history.splits
     labels, train = as_list(data.get("labels")), splits.get("train")
+    target = history.data_config.get("target") or history.preprocess.get("target")
     learned = {
         "classify": f"to tell {counted(len(labels), 'class', 'classes')} apart" if labels else "to classify",
-        "regress": "to predict " + str(history.data_config.get("target") or "a number"),
+        "regress": f"to predict “{target}”" if target else "to predict a number",
         "next_token": f"to continue text, {history.token_word} by {history.token_word}",
         "adversarial": f"to make pictures like those of {history.data_name}",
     }.get(kind, "its task")
@@ -141,8 +145,8 @@ def _result_sentence(history: History, results: dict[str, Record], main: str | N
     if kind == "adversarial" and finite(found.get("discriminator_accuracy")) is not None:
         share = percent(found["discriminator_accuracy"], places=0)
         return (
-            f"Its opponent, the discriminator, {'told' if history.finished else 'so far tells'} made from real pictures "
-            f"rightly {share} of the time; 50 % would be guessing."
+            f"Its opponent, the discriminator, {'told' if history.finished else 'so far tells'} made from real "
+            f"pictures rightly {share} of the time; 50 % would be guessing."
         )
     if main and value is not None:
         return f"On {of} its {metric(main).label} is {metric(main).show(value, n)}{now}."
@@ -166,8 +170,8 @@ def _honesty(history: History, results: dict[str, Record], main: str | None) -> 
     n = history.splits.get("test" if has_test else "validation")
     if main and _is_counted_accuracy(history, main) and n:
         says.append(
-            "The interval is Wilson's for a share of that many samples: what other samples of the same kind would give. "
-            "It does not include the spread between training seeds."
+            "The interval is Wilson's for a share of that many samples: what other samples of the same kind would "
+            "give. It does not include the spread between training seeds."
         )
     reference = history.reference
     measured = finite(reference.get("measured"))

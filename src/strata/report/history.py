@@ -37,6 +37,8 @@ class History:
     resumed: list[int] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
     finished: Record | None = None
+    preprocess: Record = field(default_factory=dict)
+    """How raw input is treated, as it lies beside the final weights; empty before there are any."""
     unread: int = 0
     """Lines of metrics.jsonl that could not be read."""
 
@@ -110,7 +112,7 @@ class History:
     @property
     def token_word(self) -> str:
         """What a token of this data is: a character, a byte."""
-        return str(self.data_config.get("tokens") or "token")
+        return str(self.data_config.get("tokens") or self.preprocess.get("tokens") or "token")
 
     @property
     def end(self) -> Record:
@@ -188,7 +190,7 @@ def read_history(folder: Path) -> History:
         raise RunError(f"Cannot read {folder}: {error}.") from error
     if not isinstance(recipe, dict):
         raise RunError(f"{folder / 'recipe.json'} does not hold a recipe.")
-    history = History(folder, recipe)
+    history = History(folder, recipe, preprocess=_preprocess(folder))
     lines: list[Record] = []
     for written in text.split("\n"):
         line, is_whole = _line(written)
@@ -196,10 +198,24 @@ def read_history(folder: Path) -> History:
         if line is None:
             continue
         if line["event"] == "resumed":  # what came after the checkpoint is lost work that will be done again
-            lines = [old for old in lines if old["step"] <= line["step"] and old["event"] != "finished"]
+            lines = [old for old in lines if _still_holds(old, line["step"])]
         lines.append(line)
     _sort(history, lines)
     return history
+
+
+def _preprocess(folder: Path) -> Record:
+    try:
+        return as_dict(json.loads((folder / "model" / "preprocess.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # not written yet, or the model was taken away; the report can do without
+        return {}
+
+
+def _still_holds(line: Record, step: int) -> bool:
+    """Say whether a line outlives a resumption at a step: a checkpoint is saved before its step is evaluated."""
+    if line["event"] in ("evaluated", "finished"):
+        return bool(line["step"] < step)
+    return bool(line["step"] <= step)
 
 
 def _line(written: str) -> tuple[Record | None, bool]:
@@ -220,7 +236,7 @@ def _line(written: str) -> tuple[Record | None, bool]:
 def _sort(history: History, lines: list[Record]) -> None:
     """Put each line where it belongs."""
     steps: dict[int, Record] = {}
-    evaluations: dict[str, dict[int, Record]] = {}
+    evaluations: dict[str, dict[int, list[Record]]] = {}
     samples: dict[int, Path] = {}
     for line in lines:
         event, step = line["event"], line["step"]
@@ -235,7 +251,8 @@ def _sort(history: History, lines: list[Record]) -> None:
         elif event == "step":
             steps[step] = line
         elif event == "evaluated" and isinstance(line.get("metrics"), dict):
-            evaluations.setdefault(str(line.get("split", "validation")), {})[step] = line
+            of_split = evaluations.setdefault(str(line.get("split", "validation")), {})
+            of_split.setdefault(step, []).append(line)
         elif event == "sampled":
             path = inside(history.folder, line.get("file"))
             if path is not None:
@@ -245,7 +262,12 @@ def _sort(history: History, lines: list[Record]) -> None:
         elif event == "finished":
             history.finished = line
     history.steps = [steps[step] for step in sorted(steps)]
-    history.evaluations = {split: [by[step] for step in sorted(by)] for split, by in evaluations.items()}
+    # A run that stopped early measures at its last step once more, with the best weights put back: the curve is of
+    # the weights that training had there.
+    twice = history.end.get("step") if history.end.get("stopped_early") else None
+    history.evaluations = {
+        split: [by[step][0 if step == twice else -1] for step in sorted(by)] for split, by in evaluations.items()
+    }
     history.samples = sorted(samples.items())
 
 

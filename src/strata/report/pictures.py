@@ -136,6 +136,7 @@ def _draw_strip(axes: Axes, strip: Strip, marks: Marks, last: float, *, is_last:
             marker="o" if few else "",
             markersize=3.4 if len(x) > 1 else 5,
             markeredgewidth=0,
+            clip_on=False,
         )
     axes.set_xlim(0, max(last, 1))
     if log:
@@ -155,10 +156,10 @@ def _draw_strip(axes: Axes, strip: Strip, marks: Marks, last: float, *, is_last:
             low, high = min(low, strip.level), max(high, strip.level)
         room = (high - low) * 0.07 or abs(high) * 0.1 or 1.0
         axes.set_ylim(low if low == strip.floor else low - room, high + room)
-        axes.yaxis.set_major_locator(MaxNLocator(4 if strip.weight >= 1 else 2))
+        axes.yaxis.set_major_locator(MaxNLocator(4 if strip.weight >= 1 else 2, steps=[1, 2, 2.5, 5, 10]))
     as_text = (lambda y, _: _axis_percent(y, axes.get_ylim())) if strip.is_share else (lambda y, _: short(y))
     axes.yaxis.set_major_formatter(FuncFormatter(as_text))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -281,7 +282,7 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], *, name: s
                 continue
             key = f"@@{place:04d}@@"
             names[key] = text
-            common: dict[str, Any] = {"color": _SOFT, "fontsize": letter, "gid": f"name-{place}"}
+            common: dict[str, Any] = {"color": _SOFT, "fontsize": letter}
             axes.text(-6 / cell, place + 0.5, key, ha="right", va="center_baseline", **common)
             if upright:
                 axes.text(
@@ -356,25 +357,26 @@ def _svg(figure: Figure, name: str, label: str, names: dict[str, str] | None = N
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = text[text.index(">", text.index("<svg")) + 1 :]
     width, height = figure.get_size_inches() * 72
-    text = re.sub(
-        r"^<svg[^>]*>",
+    opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-label="{html.escape(label)}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{1.3 * width:.0f}px">',
-        text,
+        f'aria-label="{html.escape(label)}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'style="max-width:{1.3 * width:.0f}px">'
     )
     text = re.sub(r'<style type="text/css">.*?</style>', "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's letters
     text = re.sub(r"\bfont: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used or m[1].startswith("halo") else "", text)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"\s*\n\s*", " ", text)
     for stand_in, variable in _CSS.items():
         text = text.replace(stand_in, variable)
     for key, real in (names or {}).items():
         text = text.replace(key, html.escape(real))
-    return text
+    return opening + text
 
 
 @dataclass(frozen=True)

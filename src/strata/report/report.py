@@ -17,7 +17,7 @@ from strata.report.curves import curves
 from strata.report.findings import confusion, mistakes, samples
 from strata.report.headline import headline
 from strata.report.history import History, Record, as_dict, as_list, inside, read_history
-from strata.report.words import DASH, count, counted, duration, finite, millions, number, percent
+from strata.report.words import DASH, count, counted, duration, finite, median, millions, number, percent
 
 _CLASSES_UNFOLDED = 20
 _LAYERS_UNFOLDED = 12
@@ -85,7 +85,7 @@ def _balance(labels: list[str], counts: list[float]) -> Record:
     most, least, total = max(counts), min(counts), sum(counts)
     even = most <= 1.5 * least
     if even:
-        says = f"The classes are about equally frequent in the training data: {count(least)} to {count(most)} samples each."
+        says = f"The classes are about equally frequent in the training data: {count(least)} to {count(most)} each."
     else:
         common, rare = labels[counts.index(most)], labels[counts.index(least)]
         says = (
@@ -157,11 +157,7 @@ def _how_it_ran(history: History) -> Record:
     if finite(started.get("batch_size")) is not None:
         facts.append(("samples in a step", count(started["batch_size"])))
     for key, noun in (("tokens_per_second", "tokens"), ("samples_per_second", "samples")):
-        value = (
-            finished.get(key)
-            if history.finished
-            else _median([float(line.get(key) or "nan") for line in history.steps])
-        )
+        value = finished.get(key) if history.finished else median(line.get(key) for line in history.steps)
         if finite(value) is not None and not (key == "samples_per_second" and facts[-1][0] == "tokens per second"):
             facts.append((f"{noun} per second", number(value, 3)))
     facts.append(("device", str(finished.get("device") or decided.get("device") or DASH)))
@@ -196,7 +192,6 @@ def _how_it_ran(history: History) -> Record:
 def _how_to_use(history: History) -> Record:
     folder = history.folder.resolve()
     run = shlex.quote(f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name)
-    raw = {"image": "photo.jpg", "table": "rows.csv"}.get(history.data_kind, "input")
     kind, commands, python = history.task_kind, [], ""
     has_weights = inside(history.folder, "model/model.safetensors") is not None
     if history.finished is None:
@@ -204,18 +199,26 @@ def _how_to_use(history: History) -> Record:
     if not has_weights:
         pass
     elif kind == "next_token":
-        commands.append(("Let it write", f"strata generate {run} prompt='Once upon a time'"))
-        python = 'print(run.generate(prompt="Once upon a time"))'
+        prompt = "Once upon a time"
+        if not set(prompt) <= set(history.preprocess.get("characters") or prompt):
+            prompt = ""  # letters that the model never saw
+        commands.append(
+            ("Let it write", f"strata generate {run}" + (f" prompt={shlex.quote(prompt)}" if prompt else ""))
+        )
+        python = f'print(run.generate("{prompt}"))' if prompt else "print(run.generate())"
     elif kind == "adversarial":
         commands.append(("Let it draw", f"strata generate {run} count=16"))
         python = "run.generate(count=16)"
     else:
-        what = {"classify": "Name what is in", "regress": "Predict the number for"}.get(kind, "Answer for")
-        thing = {"image": "a picture of your own", "table": "rows of your own"}.get(
-            history.data_kind, "input of your own"
-        )
-        commands.append((f"{what} {thing}", f"strata predict {run} {raw}"))
-        python = f'print(run.predict("{raw}"))'
+        what, raw, python = {
+            "image": ("Ask it about a picture of your own", "photo.jpg", 'print(run.predict("photo.jpg"))'),
+            "table": (
+                "Ask it about rows of your own",
+                "rows.csv",
+                "print(run.predict(row))  # a dict of values by column name",
+            ),
+        }.get(history.data_kind, ("Ask it", "input", "print(run.predict(x))"))
+        commands.append((what, f"strata predict {run} {raw}"))
     if has_weights:
         commands.append(("Measure it again on its data", f"strata evaluate {run}"))
     name = history.recipe.get("recipe")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,12 @@ def rate(value: Any, noun: str) -> str:
     return DASH if finite(value) is None else f"{number(value, 3)} {noun} a second"
 
 
+def median(values: Iterable[Any]) -> float:
+    """Return the middle of the values that are finite; NaN where there is none."""
+    known = sorted(value for value in map(finite, values) if value is not None)
+    return known[len(known) // 2] if known else math.nan
+
+
 def listed(items: list[str], last: str = "and") -> str:
     """Return "a", "a and b", or "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
@@ -136,6 +143,13 @@ _METRICS = {
     "accuracy": Metric(
         label="accuracy", is_share=True, says="share of samples whose most likely class is the true one"
     ),
+    "precision": Metric(
+        label="precision", is_share=True, says="share of the times a class was named that were right, mean over classes"
+    ),
+    "recall": Metric(
+        label="recall", is_share=True, says="share of a class's samples that were recognised, mean over classes"
+    ),
+    "f1": Metric(label="F1", is_share=True, says="harmonic mean of precision and recall, mean over classes"),
     "loss": Metric(label="loss", higher_is_better=False, says="what training makes small; lower is better"),
     "perplexity": Metric(
         label="perplexity",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from strata import rng
 from strata.config import Positive, Probability
 from strata.data.dataset import Dataset
-from strata.errors import DataError
+from strata.errors import ConfigError, DataError
 from strata.losses import LossSum
 from strata.tasks.base import Answering, Draw, Measure, Phase, Sample, Stage, Sums, Task, sums_of
 
@@ -30,7 +30,7 @@ class Adversarial(Task):
 
     kind: ClassVar[str] = "adversarial"
     generates: ClassVar[bool] = True
-    data_kinds: ClassVar[tuple[str, ...]] = ("image",)
+    model_fields: ClassVar[tuple[str, ...]] = ("latent_size",)
 
     discriminator_steps: Positive = 1
     generator_loss: Literal["non_saturating", "minimax"] = "non_saturating"
@@ -41,6 +41,9 @@ class Adversarial(Task):
         """Check that the data is pictures, scaled as a tanh generator makes them."""
         if dataset.kind != "image":
             raise DataError(f"Data {dataset.name!r} is of kind {dataset.kind!r}; this recipe learns from pictures.")
+        scale: Any = dataset.preprocess
+        if {*scale.mean, *scale.std} != {0.5}:
+            raise ConfigError("A generator makes pixels from -1 to 1, so the data has to be so too: data.pixels=tanh.")
         return self
 
     def stages(self) -> tuple[Stage, ...]:

@@ -8,6 +8,7 @@ B samples in a batch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from strata import rng
 from strata.data.dataset import Dataset, Split
+from strata.errors import ConfigError
 from strata.losses import LossSum
+from strata.models import MODELS, config_class, family_of
 
 Sums = dict[str, Tensor]
 """Metric sums by name: scalars or small tensors that add up over batches."""
@@ -103,7 +106,10 @@ class Task:
     higher_is_better: ClassVar[bool] = True
     generates: ClassVar[bool] = False
     """The model makes things: `strata generate` works, and a run draws samples as it goes."""
-    data_kinds: ClassVar[tuple[str, ...]] = ("image", "table")
+    mixes: ClassVar[bool] = False
+    """The loss knows samples that are mixed of two, ``target_b`` and ``weight``: mixup and cutmix are allowed."""
+    model_fields: ClassVar[tuple[str, ...]] = ("num_classes",)
+    """Fields of its config that tell a model which can serve this task from others."""
 
     def resolve(self, dataset: Dataset) -> Task:
         """Return the task with every setting that depends on the data filled in.
@@ -111,6 +117,23 @@ class Task:
         Raises DataError where the data cannot serve this task.
         """
         return self
+
+    def check_model(self, config: Any, dataset: Dataset) -> None:
+        """Raise ConfigError for a model that cannot serve this task, or cannot take this kind of data."""
+
+        def serves(config: Any) -> bool:
+            return {field.name for field in dataclasses.fields(config)}.issuperset(self.model_fields)
+
+        def takes(config: Any) -> bool:
+            inputs = dataset.sizes.keys() - {"num_classes"}
+            return bool(inputs & {field.name for field in dataclasses.fields(config)})
+
+        if serves(config) and takes(config):
+            return
+        problem = f"take data of kind {dataset.kind!r}" if serves(config) else f"do task {self.kind!r}"
+        fit = [name for name in MODELS if serves(config_class(name)) and takes(config_class(name))]
+        use = f"Models that can: {', '.join(fit)}." if fit else "None can do this task on that data."
+        raise ConfigError(f"Model {family_of(config)!r} cannot {problem}. {use}")
 
     def sizes(self, dataset: Dataset) -> dict[str, int]:
         """Return what the model's config takes from the data, by field name."""

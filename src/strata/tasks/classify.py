@@ -6,6 +6,7 @@ B samples in a batch, K classes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,7 @@ from strata.data.dataset import Dataset
 from strata.errors import ConfigError, DataError
 from strata.losses import LossParts, LossSum
 from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task, sums_of
+from strata.tasks.regress import Regress
 
 MISTAKES_SHOWN = 24
 
@@ -34,6 +36,7 @@ class Classify(Task):
 
     kind: ClassVar[str] = "classify"
     main_metric: ClassVar[str | None] = "accuracy"
+    mixes: ClassVar[bool] = True
 
     loss: Literal["cross_entropy", "binary_cross_entropy", "hinge", "mean_squared_error"] = "cross_entropy"
     label_smoothing: Probability = 0.0
@@ -41,10 +44,16 @@ class Classify(Task):
     class_weights: Literal["balanced"] | tuple[NotNegativeFloat, ...] | None = None
     """A weight for each class, or "balanced": in inverse proportion to the training counts."""
 
-    def resolve(self, dataset: Dataset) -> Classify:
-        """Fill in balanced class weights, and check that the data has classes."""
+    def resolve(self, dataset: Dataset) -> Task:
+        """Fill in balanced class weights, and check that the data has classes.
+
+        Without settings of its own the task follows the target: of numbers it is a regression.
+        """
+        if dataset.target_kind == "number" and self == Classify():
+            return Regress().resolve(dataset)
         if dataset.target_kind != "class":
-            raise DataError(f"Data {dataset.name!r} has no classes to tell apart. Use task=regress or another recipe.")
+            use = "task=regress" if dataset.target_kind == "number" else "another recipe"
+            raise DataError(f"Data {dataset.name!r} has no classes to tell apart. Use {use}.")
         count = len(dataset.labels)
         taken = losses.options(self.loss)
         for option in ("label_smoothing", "class_weights"):
@@ -56,6 +65,8 @@ class Classify(Task):
             return dataclasses.replace(self, class_weights=weights)
         if self.class_weights is not None and len(self.class_weights) != count:
             raise ConfigError(f"task.class_weights has {len(self.class_weights)} weights for {count} classes.")
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ConfigError("task.class_weights are all 0: nothing would be learned.")
         return self
 
     def sizes(self, dataset: Dataset) -> dict[str, int]:
@@ -111,7 +122,8 @@ class Classify(Task):
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Return accuracy, macro precision, recall and F1, the loss and, for more than ten classes, top-5 accuracy."""
         found = metrics.classification_metrics({k: v for k, v in sums.items() if k not in ("loss", "count")})
-        return found | {"loss": float(sums["loss"]) / float(sums["count"])}
+        count = float(sums["count"])  # of weights: 0 where only classes of no weight occur
+        return found | {"loss": float(sums["loss"]) / count if count else math.nan}
 
     def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
         """Return the confusion matrix and the mistakes that were made with the greatest confidence."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from strata import losses
+from strata import losses, rng
 from strata.data.dataset import Dataset, Split
 from strata.errors import ConfigError, DataError
 from strata.losses import LossSum
@@ -28,7 +28,7 @@ class NextToken(Task):
     main_metric: ClassVar[str | None] = "loss"
     higher_is_better: ClassVar[bool] = False
     generates: ClassVar[bool] = True
-    data_kinds: ClassVar[tuple[str, ...]] = ("text",)
+    model_fields: ClassVar[tuple[str, ...]] = ("vocab_size", "context")
 
     def resolve(self, dataset: Dataset) -> NextToken:
         """Check that the data is text."""
@@ -89,7 +89,7 @@ class NextToken(Task):
                 raise
             prompt, prompt_T = "", torch.zeros(1, dtype=torch.int64)  # a vocabulary without a line break
         text = prompt if options.get("prompt") else ""
-        stream = options.get("stream")
+        stream, decode = options.get("stream"), context.preprocess.decoder()
         for token in generate_tokens(
             model,
             prompt_T.to(context.device),
@@ -98,7 +98,7 @@ class NextToken(Task):
             top_k=options.get("top_k"),
             seed=options.get("seed", 0),
         ):
-            piece = context.preprocess.decode([token])
+            piece = decode(token)
             text += piece
             if stream:
                 stream(piece)
@@ -114,11 +114,11 @@ def generate_tokens(
     A static cache of keys and values serves until the context is full; then the window slides: its later half is kept
     and the cache filled anew, so that each further token costs one step again.
     """
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ConfigError(f"temperature={temperature} is not allowed: it has to be 0 (greedy) or greater.")
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k={top_k} is not allowed: it has to be at least 1.")
-    generator = torch.Generator(prompt_T.device).manual_seed(seed)
+    generator = torch.Generator(prompt_T.device).manual_seed(rng.derive(seed, "generated tokens"))
     context = model.config.context
     window_T = prompt_T[-context:]
     cache, feed_T = model.new_cache(1, context, device=prompt_T.device), window_T
@@ -127,7 +127,7 @@ def generate_tokens(
         if temperature == 0:
             token = logits_V.argmax(keepdim=True)
         else:
-            logits_V = logits_V / temperature
+            logits_V = (logits_V - logits_V.max()) / temperature  # no overflow, however cold
             if top_k is not None and top_k < logits_V.numel():
                 logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], float("-inf"))
             token = torch.multinomial(logits_V.softmax(-1), 1, generator=generator)

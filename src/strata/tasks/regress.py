@@ -37,13 +37,18 @@ class Regress(Task):
     def resolve(self, dataset: Dataset) -> Regress:
         """Fill in the target's mean and deviation."""
         if dataset.target_kind != "number":
-            raise DataError(f"Data {dataset.name!r} has no numbers to predict. Use a classifier, or data.target.")
+            use = "task=classify" if dataset.target_kind == "class" else "another recipe"
+            raise DataError(f"Data {dataset.name!r} has no numbers to predict. Use {use}.")
         scale = dataset.preprocess
         return dataclasses.replace(
             self,
             target_mean=float(getattr(scale, "target_mean", 0.0)),
             target_std=float(getattr(scale, "target_std", 1.0)) or 1.0,
         )
+
+    def sizes(self, dataset: Dataset) -> dict[str, int]:
+        """Return the data's sizes, with a single output."""
+        return dataset.sizes | {"num_classes": 1}
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
         """Return the loss over standardised targets."""

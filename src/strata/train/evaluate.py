@@ -24,6 +24,8 @@ class Evaluation:
     metrics: dict[str, float]
     sums: dict[str, Tensor]
     per_sample: dict[str, Tensor] = field(default_factory=dict)
+    split: str = ""
+    """Which it was, where it was chosen for the caller."""
 
 
 @torch.no_grad()

@@ -9,15 +9,22 @@ import torch
 from torch import Tensor, nn
 
 
+def not_finite(model: nn.Module) -> str | None:
+    """Return the name of the first parameter or saved buffer that holds a NaN or an infinity, or None."""
+    floating = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in floating.values()]).tolist()
+    return next((name for name, is_finite in zip(floating, finite, strict=True) if not is_finite), None)
+
+
 def find_culprit(model: nn.Module, forward: Callable[[], object]) -> str:
     """Say in a few words where the first NaN or infinity is: a parameter, a layer's output, or the loss.
 
     Args:
         forward: runs the model once on the batch in question.
     """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"the parameter {name!r} is not finite"
+    name = not_finite(model)
+    if name is not None:
+        return f"the parameter {name!r} is not finite"
     found: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:

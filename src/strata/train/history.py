@@ -28,7 +28,7 @@ def describe(event: events.Event) -> list[str]:
         splits = ", ".join(f"{n:,} {name}" for name, n in data["splits"].items())
         return [
             f"Run       {event.folder}",
-            f"Recipe    {event.recipe}",
+            f"Recipe    {event.recipe}; task {event.task}",
             f"Data      {data['name']}: {splits}" + (f"; {len(data['labels'])} classes" if data["labels"] else ""),
             *(f"          {note}" for note in data["notes"]),
             f"Model     {event.model['name']}, {event.model['parameters']:,} parameters"
@@ -86,7 +86,7 @@ def writer(folder: RunFolder) -> Callable[[events.Event], None]:
 
 def to_log(folder: RunFolder) -> logging.Handler:
     """Send what the library logs to log.txt too; the caller removes the handler."""
-    handler = logging.FileHandler(folder.log, delay=True)
+    handler = logging.FileHandler(folder.log, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.setLevel(logging.INFO)
     logging.getLogger("strata").addHandler(handler)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import math
 import signal
 import statistics
@@ -40,9 +41,9 @@ from strata.train.average import Average
 from strata.train.evaluate import Evaluation, evaluate
 from strata.train.events import Interrupted, Observer
 from strata.train.finish import draw_sample, save_model, write_mistakes
-from strata.train.finite import find_culprit
+from strata.train.finite import find_culprit, not_finite
 from strata.train.optim import build_optimizer, clip_gradients, penalty_gradients
-from strata.train.recipe import Recipe
+from strata.train.recipe import Recipe, TrainConfig
 from strata.train.schedule import factor
 from strata.train.state import TrainState
 
@@ -59,7 +60,10 @@ def train(recipe: Recipe, *, runs: Path | str = "runs", observers: Sequence[Obse
     recipe, from_data = resolve(recipe, dataset)
     training = Training(recipe, dataset)
     folder = RunFolder.create(create(Path(runs), recipe.name or recipe.recipe), recipe.to_json())
-    return training.run(folder, observers, command=command, from_data=from_data)
+    try:
+        return training.run(folder, observers, command=command, from_data=from_data)
+    finally:
+        folder.unlock()
 
 
 def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dict[str, str] | None = None) -> Path:
@@ -88,9 +92,15 @@ def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dic
             raise RunError(
                 f"The data at {recipe.data.source} changed since {folder.path} began; it cannot go on as it was."
             )
+        training = Training(recipe, dataset)
+        taken = max(store.steps(folder.checkpoints), default=0)
+        if settings and training.total_steps < taken:
+            raise ConfigError(
+                f"{folder.path} has taken {taken} steps already; it cannot end after {training.total_steps}."
+            )
         if settings:
             write_json(folder.path / "recipe.json", recipe.to_json())
-        return Training(recipe, dataset).run(folder, observers, resuming=True)
+        return training.run(folder, observers, resuming=began_with is not None)
     finally:
         folder.unlock()
 
@@ -101,15 +111,22 @@ MAY_CHANGE = ("train.steps", "train.epochs", "train.save_every", "train.evaluate
 def resolve(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, str]:
     """Fill in what the data decides; return the recipe, and in words what the model took from the data."""
     task = recipe.task.resolve(dataset)
+    task.check_model(recipe.model, dataset)
     fields = {field.name for field in dataclasses.fields(recipe.model)}
     sizes = {name: value for name, value in task.sizes(dataset).items() if name in fields}
     model = dataclasses.replace(recipe.model, **sizes)
     data = recipe.data
     if Path(data.source).exists() and dataset.details.get("path"):
         data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
+    data = dataclasses.replace(data, validation=_absolute(data.validation), test=_absolute(data.test))
     return dataclasses.replace(recipe, model=model, task=task, data=data), ", ".join(
         f"{k}={v}" for k, v in sizes.items()
     )
+
+
+def _absolute(given: str | float | None) -> str | float | None:
+    """Return a path as seen from anywhere, since a resume may come from another folder; a share as it is."""
+    return str(Path(given).resolve()) if isinstance(given, str) and Path(given).exists() else given
 
 
 class Training:
@@ -122,6 +139,8 @@ class Training:
         self.recipe, self.dataset = recipe, dataset
         self.task, self.config = recipe.task, recipe.train
         self.split = self.task.split(dataset, "train", recipe.model, training=True)
+        for name in dataset.splits:  # a text too short is refused now, and not at the first evaluation
+            self.task.split(dataset, name, recipe.model, training=False)
         if self.config.batch_size == "full":
             self.batch_size = len(self.split)
         else:
@@ -138,14 +157,16 @@ class Training:
             device=self.config.device,
             precision=self.config.precision,
             compile=self.config.compile,
-            convolutional=any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in model.modules()),
-            prefers_fp32="tables are small, and rounding would show" if dataset.kind == "table" else "",
+            model=model,
             steps=self.total_steps,
         )
         model = model.to(self.setup.device)
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.state = TrainState(model=model.train())
+        augment = recipe.data.augment
+        if (augment.mixup or augment.cutmix) and dataset.kind == "image" and not self.task.mixes:
+            raise ConfigError(f"data.augment.mixup and cutmix mix classes, and task {self.task.kind!r} has none.")
         if self.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             raise ConfigError("The model's batch norm needs several samples at once: train.batch_size of at least 2.")
         if self.config.ema is not None:
@@ -175,7 +196,7 @@ class Training:
         """Train to the end and return the run's folder."""
         self.folder = folder
         self.observers = (history.recorder(folder), history.writer(folder), *observers)
-        with self._logging(), self._listening(), self._out_of_memory_explained():
+        with self._logging(), self._listening(), self._shortage_explained():
             if resuming:
                 self._restore()
             else:
@@ -275,7 +296,7 @@ class Training:
 
     def _save(self) -> None:
         self._stop_clock()
-        self._refuse_bad_numbers()
+        self._refuse_bad_numbers(in_weights=True)
         began = time.monotonic()
         state = self.state
         store.save(self.folder.checkpoints, state.step, state.tensors(), state.numbers(), keep=self.config.keep)
@@ -347,8 +368,8 @@ class Training:
         if name is None or name not in metrics:
             return
         value = metrics[name]
-        better = state.best_value is None or (value > state.best_value) == self.task.higher_is_better
-        if better and value != state.best_value:
+        sign = 1.0 if self.task.higher_is_better else -1.0
+        if not math.isnan(value) and (state.best_value is None or sign * value > sign * state.best_value):
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             if self.config.early_stopping is not None:
                 with self._as_evaluated():
@@ -395,12 +416,17 @@ class Training:
         self.logged_seconds, self.logged_waiting = state.seconds, self._waited()
         self._start_clock()
 
-    def _refuse_bad_numbers(self) -> None:
-        """Raise TrainingError when a loss since the last log line is not finite, so that no such state is kept."""
+    def _refuse_bad_numbers(self, in_weights: bool = False) -> None:
+        """Raise TrainingError when a loss since the last log line is not finite, so that no such state is kept.
+
+        Args:
+            in_weights: also when a weight is not, which the next loss would show.
+        """
         bad = [n for n, v in self.state.sums.items() if n.startswith("loss ") and not math.isfinite(float(v))]
-        if not bad:
+        if not bad and not (in_weights and not_finite(self.state.model)):
             return
-        phase = next(p for p in self._stage_of(max(0, self.state.step - 1))[0].phases if f"loss {p.name}" in bad)
+        phases = self._stage_of(max(0, self.state.step - 1))[0].phases
+        phase = next((p for p in phases if f"loss {p.name}" in bad), phases[0])
         batch = self._batch(phase, max(0, self.state.step - 1) // phase.every * phase.repeats)
         draw = Draw(self.config.seed, self.state.step, batch["sample"])
         with self.setup.autocast():
@@ -410,7 +436,7 @@ class Training:
         kept = store.steps(self.folder.checkpoints)
         last = f" The last good checkpoint is step-{kept[-1]}." if kept else ""
         raise TrainingError(
-            f"The loss is not finite after step {self.state.step}: {culprit}.{last} "
+            f"The {'loss is' if bad else 'weights are'} not finite after step {self.state.step}: {culprit}.{last} "
             "Try a lower train.learning_rate, train.clip=1, train.warmup=0.05 or train.precision=fp32."
         )
 
@@ -507,9 +533,11 @@ class Training:
             )
             self.state.optimizers[phase.name] = (optimizer, named)
             self.trained[phase.name] = {name for name, _ in named}
+        everything = {name for name, _ in model.named_parameters()}
+        self.trains_everything = all(trained == everything for trained in self.trained.values())
 
     def _hold_still_all_but(self, phase: Phase) -> None:
-        if len(self.stages) == 1 and len(self.trained) == 1:
+        if self.trains_everything:  # _enter_stage has let them all move
             return
         for name, parameter in self.state.model.named_parameters():
             parameter.requires_grad_(name in self.trained[phase.name])
@@ -620,7 +648,10 @@ class Training:
                 batch_size=self.samples_per_step,
             )
         )
-        for message in without_effect(self.recipe, dataset):
+        messages = without_effect(self.recipe, dataset)
+        if self.config.batch_size != "full" and self.batch_size < self.config.batch_size:
+            messages.append(f"train.batch_size={self.config.batch_size} is more than all {self.batch_size} samples.")
+        for message in messages:
             self._emit(events.Warned(step=0, message=message))
 
     def _begin_counting(self) -> None:
@@ -654,10 +685,19 @@ class Training:
             handler.close()
 
     @contextlib.contextmanager
-    def _out_of_memory_explained(self) -> Iterator[None]:
+    def _shortage_explained(self) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise RunError(
+                f"Cannot write to {self.folder.path}: {error.strerror}. Make room, then: "
+                f"strata resume {self.folder.path}"
+            ) from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise  # the second is how a CPU says it
             half = max(1, self.batch_size // 2)
             raise TrainingError(
                 f"Out of memory at step {self.state.step} with train.batch_size={self.batch_size}. "
@@ -710,15 +750,19 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
 
 def without_effect(recipe: Recipe, dataset: Dataset) -> list[str]:
     """Return a line for each setting that was changed and does nothing on this path."""
-    from strata.data.augment import AugmentConfig
-
-    lines = []
-    if recipe.data.augment != AugmentConfig() and dataset.kind != "image":
-        lines.append(f"data.augment has no effect on data of kind {dataset.kind!r}.")
-    if recipe.data.image_size is not None and dataset.kind != "image":
-        lines.append(f"data.image_size has no effect on data of kind {dataset.kind!r}.")
-    if recipe.data.target is not None and dataset.kind != "table":
-        lines.append(f"data.target has no effect on data of kind {dataset.kind!r}.")
+    lines = []  # data.* has been looked at where the data was read: those lines are among its notes
+    train, usual = recipe.train, TrainConfig()
+    for names, chosen, serve in (
+        (("momentum",), "optimizer", ("momentum", "nesterov", "rmsprop", "muon")),
+        (("betas",), "optimizer", ("adam", "adamw", "muon")),
+        (("decay",), "schedule", ("warmup_stable_decay",)),
+        (("final",), "schedule", ("cosine", "linear", "one_cycle", "warmup_stable_decay")),
+        (("step_every", "step_factor"), "schedule", ("step",)),
+    ):
+        value = getattr(train, chosen)
+        if value not in serve:
+            changed = (name for name in names if getattr(train, name) != getattr(usual, name))
+            lines += [f"train.{name} has no effect with train.{chosen}={value}." for name in changed]
     if recipe.train.early_stopping is not None and (
         recipe.task.main_metric is None or "validation" not in dataset.splits
     ):

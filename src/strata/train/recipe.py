@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
@@ -115,6 +116,8 @@ class Recipe:
 
     def set(self, settings: Mapping[str, Any]) -> Recipe:
         """Return a copy with dotted keys changed. ``model`` and ``task`` first: they decide which keys exist."""
+        if settings.get("train.steps") is not None and settings.get("train.epochs") is not None:
+            raise ConfigError("Give either train.steps or train.epochs, not both.")
         recipe = self
         for key in sorted(settings, key=lambda key: (key not in ("model", "task"), "." in key)):
             recipe = recipe._set(key, settings[key])
@@ -128,6 +131,8 @@ class Recipe:
         if key in ("recipe", "summary") or key.split(".")[0] == "reference":
             raise ConfigError(f"{key!r} describes the recipe and cannot be set.")
         recipe = override(self, key, value, owner=f"Recipe {self.recipe!r}")
+        if not same_data(recipe.data.source, self.data.source):
+            recipe = dataclasses.replace(recipe, reference=None)  # a number published for other data says nothing here
         if key == "train.steps" and recipe.train.steps is not None:
             return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=None))
         if key == "train.epochs" and recipe.train.epochs is not None:
@@ -154,3 +159,12 @@ class Recipe:
         values["model"] = from_json(config_class(values["model"]["kind"]), values["model"], "model")
         values["task"] = from_json(TASKS.get(values["task"]["kind"]), values["task"], "task")
         return from_json(Recipe, values)
+
+
+def same_data(one: str, other: str) -> bool:
+    """Say whether two sources go by the same name, be it a name or the last part of a path."""
+
+    def plain(source: str) -> str:
+        return Path(source).name.lower().replace("_", "-")
+
+    return plain(one) == plain(other)

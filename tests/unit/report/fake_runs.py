@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, made up but true in form: what the report's tests, here and in the browser, read."""
+"""Run folders as training leaves them, made up but true in form: what the tests of the report read."""
 
 from __future__ import annotations
 

@@ -1,0 +1,277 @@
+"""Folders of class folders of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from strata.data import DataConfig, Dataset, images, open_data, pictures, recognize
+from strata.errors import ConfigError, DataError
+
+COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (230, 30, 20)}
+
+
+def write(path: Path, size: tuple[int, int] = (40, 40), colour: object = (200, 30, 30), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes of ten pictures in several formats."""
+    root = tmp_path / "photos"
+    for name, colour in COLOURS.items():
+        for k in range(10):
+            extension = ("jpg", "png", "bmp", "webp", "jpeg")[k % 5]
+            write(root / name / f"{k}.{extension}", colour=colour)
+    return root
+
+
+def read(folder: Path, **settings: object) -> Dataset:
+    return open_data(DataConfig(source=str(folder), **settings))  # type: ignore[arg-type]
+
+
+def test_class_folders_become_labels_and_stratified_splits(folder: Path) -> None:
+    data = read(folder)
+    assert data.labels == ("blue", "green", "red")
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 22, "validation": 4, "test": 4}
+    assert data.sizes == {"in_channels": 3, "image_size": 40, "in_features": 4800, "num_classes": 3}
+    assert any("no test split given: held out 13.3 % (4 samples), stratified, split_seed=0" in n for n in data.notes)
+
+
+def test_a_picture_keeps_its_class(folder: Path) -> None:
+    data = read(folder)
+    index = torch.arange(len(data.splits["train"]))
+    batch = data.splits["train"].gather(index, torch.zeros_like(index))
+    means = batch["input"].float().mean((2, 3))
+    wanted = torch.tensor([COLOURS[data.labels[k]] for k in batch["target"].tolist()], dtype=torch.float32)
+    assert (means - wanted).abs().max() < 12  # JPEG and WebP lose a little
+
+
+def test_given_splits_are_used(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "given"
+    for part, count in (("train", 6), ("val", 2), ("test", 3)):
+        for name, colour in COLOURS.items():
+            for k in range(count):
+                write(root / part / name / f"{k}.png", colour=colour)
+    data = read(root)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 18, "validation": 6, "test": 9}
+    assert not any("held out" in note for note in data.notes)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("car", "train"):
+        for k in range(3):
+            write(tmp_path / "vehicles" / name / f"{k}.png")
+    assert read(tmp_path / "vehicles").labels == ("car", "train")
+
+
+def test_a_test_folder_elsewhere_is_read_like_the_training_data(folder: Path, tmp_path: Path) -> None:
+    for name in COLOURS:
+        write(tmp_path / "more" / name / "0.png", size=(90, 60), colour=COLOURS[name])
+    data = read(folder, test=str(tmp_path / "more"), validation=0)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 30, "test": 3}
+    batch = data.splits["test"].gather(torch.arange(3), torch.zeros(3, dtype=torch.int64))
+    assert batch["input"].shape == (3, 3, 40, 40)
+    assert batch["target"].tolist() == [0, 1, 2]
+
+
+def test_a_class_unknown_to_training_is_refused(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "more" / "violet" / "0.png")
+    with pytest.raises(DataError, match="test split has class 'violet', which no training picture has"):
+        read(folder, test=str(tmp_path / "more"))
+
+
+def test_a_corrupt_picture_is_skipped_and_named(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for name, colour in COLOURS.items():
+        for k in range(50):
+            write(root / name / f"{k}.png", size=(8, 8), colour=colour)
+    (root / "red" / "7.png").write_bytes(b"this is no picture")
+    data = read(root)
+    assert sum(len(split) for split in data.splits.values()) == 149
+    assert any("skipped 1 of 150 pictures" in note and "red/7.png (not a picture" in note for note in data.notes)
+
+
+def test_a_truncated_picture_is_skipped_and_named(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for name in COLOURS:
+        for k in range(50):
+            noise = np.random.default_rng(k).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise).save(root / name / f"{k}.jpg")
+    broken = root / "green" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    data = read(root)
+    assert sum(len(split) for split in data.splits.values()) == 149
+    assert any("green/3.jpg (image file is truncated" in note for note in data.notes)
+
+
+def test_more_than_one_percent_bad_stops(folder: Path) -> None:
+    (folder / "red" / "1.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"1 of 30 pictures in .* cannot be read, more than 1 %: red/1.png \(not a pic"):
+        read(folder)
+
+
+def test_a_decompression_bomb_is_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        for k in range(60):
+            write(tmp_path / "p" / name / f"{k}.png", size=(8, 8))
+    write(tmp_path / "p" / "a" / "bomb.png", size=(80, 80))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    data = read(tmp_path / "p")
+    assert any("a/bomb.png" in note and "decompression bomb" in note for note in data.notes)
+    assert sum(len(split) for split in data.splits.values()) == 120
+
+
+def test_a_class_with_one_picture_is_refused_by_name(folder: Path) -> None:
+    write(folder / "lonely" / "0.png")
+    with pytest.raises(DataError, match=r"Class with fewer than two pictures in .*: 'lonely' \(1\)"):
+        read(folder)
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    for k in range(4):
+        write(tmp_path / "p" / "cat" / f"{k}.png")
+    with pytest.raises(DataError, match="only one class folder, 'cat'"):
+        read(tmp_path / "p")
+
+
+def test_an_empty_class_folder_is_refused_by_name(folder: Path) -> None:
+    (folder / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"Class folder 'nothing' in .* holds no pictures"):
+        read(folder)
+
+
+def test_files_that_are_no_pictures_are_ignored_and_counted(folder: Path) -> None:
+    (folder / "notes.txt").write_text("hello")
+    (folder / "red" / "labels.xml").write_text("<a/>")
+    (folder / "red" / ".hidden").write_text("")
+    assert any("ignored 2 files that are not pictures" in note for note in read(folder).notes)
+
+
+def test_pictures_without_class_folders_have_no_target(tmp_path: Path) -> None:
+    for k in range(10):
+        write(tmp_path / "faces" / f"{k}.png")
+    data = read(tmp_path / "faces")
+    assert data.target_kind is None and "num_classes" not in data.sizes
+    assert set(data.splits["train"].gather(torch.tensor([0]), torch.tensor([0]))) == {"input"}
+
+
+def test_the_short_side_is_resized_and_the_middle_cut_out(tmp_path: Path) -> None:
+    wide = np.zeros((64, 192, 3), dtype=np.uint8)
+    wide[:, 64:128] = 255  # the middle third is white
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    pixels = pictures.read_picture(tmp_path / "wide.png", 16, 3)
+    assert pixels.shape == (3, 16, 16)
+    assert pixels[:, :, 1:-1].min() == 255
+
+
+def test_exif_rotation_is_undone(tmp_path: Path) -> None:
+    upright = np.zeros((40, 40, 3), dtype=np.uint8)
+    upright[:20] = (255, 0, 0)  # red above
+    turned = Image.fromarray(np.rot90(upright).copy())  # stored a quarter to the left: turn it right to see it
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "phone.png", exif=exif)
+    assert np.array_equal(pictures.read_picture(tmp_path / "phone.png", 40, 3).transpose(1, 2, 0), upright)
+
+
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", colour=(0, 0, 0, 0), mode="RGBA")
+    assert pictures.read_picture(tmp_path / "a.png", 40, 3).min() == 255
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "p.png")
+    assert pictures.read_picture(tmp_path / "p.png", 8, 3)[:, 0, 0].tolist() == [10, 200, 30]
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535], [257 * 100, 257 * 7]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert pictures.read_picture(tmp_path / "deep.png", 2, 1)[0].tolist() == [[0, 255], [100, 7]]
+    assert pictures.read_header(tmp_path / "deep.png").is_grey
+
+
+def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for k in range(3):
+            write(tmp_path / "p" / name / f"{k}.png", mode="L", colour=9 * k)
+    assert read(tmp_path / "p").sizes["in_channels"] == 1
+    write(tmp_path / "p" / "a" / "colour.png")
+    assert read(tmp_path / "p").sizes["in_channels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side"),
+    [
+        ([(28, 28)] * 3, 28),
+        ([(50, 40)] * 3, 40),
+        ([(256, 256)] * 3, 256),
+        ([(300, 200), (400, 130), (200, 500)], 192),
+        ([(3000, 2000)] * 3, 224),
+        ([(20, 30), (31, 22)], 32),
+    ],
+)
+def test_the_side_is_decided_from_the_sizes(sizes: list[tuple[int, int]], side: int) -> None:
+    assert images.decide_side(sizes)[0] == side
+
+
+def test_pictures_that_do_not_fit_are_decoded_for_each_batch_to_the_same_pixels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = read(folder)
+    monkeypatch.setattr(images, "available_memory_bytes", lambda: 1)
+    on_disk = read(folder)
+    index, epoch = torch.tensor([3, 0, 21]), torch.zeros(3, dtype=torch.int64)
+    ours, theirs = in_memory.splits["train"].gather(index, epoch), on_disk.splits["train"].gather(index, epoch)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert getattr(on_disk.splits["train"], "in_memory") is False  # noqa: B009
+    assert "pictures do not fit in memory and are decoded for each batch" in on_disk.notes
+
+
+def test_a_picture_that_turns_bad_while_training_is_stood_in_for(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{k}.png", size=(8, 8), colour=(k, k, k)) for k in range(200)]
+    split = images.FileSplit(files, torch.tensor([k % 2 for k in range(200)]), 8, 3)
+    files[10].write_bytes(b"gone")
+    batch = split.gather(torch.tensor([9, 10]), torch.zeros(2, dtype=torch.int64))
+    assert batch["target"].tolist() == [1, 0]
+    assert batch["input"][:, 0, 0, 0].tolist() == [9, 12]  # the next of its class
+    for k in (20, 30):
+        files[k].write_bytes(b"gone")
+    with pytest.raises(DataError, match="3 of 200 pictures in the split cannot be read"):
+        split.gather(torch.tensor([20, 30]), torch.zeros(2, dtype=torch.int64))
+
+
+def test_limit_keeps_the_shares_of_classes(folder: Path) -> None:
+    assert read(folder, limit=9).class_counts == (3, 3, 3)
+
+
+def test_two_readings_agree_and_a_changed_picture_is_noticed(folder: Path) -> None:
+    first = read(folder).fingerprint
+    assert read(folder).fingerprint == first
+    write(folder / "red" / "1.png", colour=(0, 0, 0))
+    assert read(folder).fingerprint != first
+
+
+def test_a_folder_of_annotated_pictures_is_recognized_as_pictures(folder: Path) -> None:
+    for k in range(40):
+        (folder / "red" / f"{k}.xml").write_text("<a/>")
+    assert recognize(folder) == "image"
+
+
+def test_a_folder_without_pictures_beside_given_splits_does_not_matter(folder: Path, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "train")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.xml").write_text("<a/>")
+    assert read(tmp_path).labels == ("blue", "green", "red")
+
+
+def test_class_folders_are_no_numbers_to_predict(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.target_kind=number does not fit class folders"):
+        read(folder, target_kind="number")

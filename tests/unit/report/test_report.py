@@ -1,0 +1,221 @@
+"""The report says what a run's numbers are, for every kind of run and in every state of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import runpy
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from strata.errors import RunError
+from strata.report import write_report
+from strata.report.pictures import running_mean, thin
+
+fake_runs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("fake_runs.py"))))
+
+
+def words(page: str) -> str:
+    """Return what a reader reads: no style, no tags, plain spaces."""
+    page = re.sub(r"<style>.*?</style>", " ", page, flags=re.DOTALL)
+    page = html.unescape(re.sub(r"<[^>]*>", " ", page)).replace("\u202f", " ")
+    return " ".join(page.split())
+
+
+def report(make: Callable[[Path], Path], folder: Path) -> str:
+    return write_report(make(folder)).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", fake_runs.ALL)
+def test_a_report_is_one_file_that_fetches_nothing_and_shows_no_none_or_nan(name: str, tmp_path: Path) -> None:
+    page = report(fake_runs.ALL[name], tmp_path / "run")
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "<script" not in page
+    assert "url(http" not in page
+    assert not re.search(r"\b(None|nan|NaN|inf|Undefined)\b", words(page))
+
+
+@pytest.mark.parametrize("name", fake_runs.ALL)
+def test_every_tag_is_closed_and_no_id_is_given_twice(name: str, tmp_path: Path) -> None:
+    void = {"meta", "img", "br", "link", "hr", "input"}
+    open_tags: list[str] = []
+    ids: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            ids.extend(value for key, value in attrs if key == "id" and value)
+            if tag not in void:
+                open_tags.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            ids.extend(value for key, value in attrs if key == "id" and value)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags.pop() == tag
+
+    Checker().feed(report(fake_runs.ALL[name], tmp_path / "run"))
+    assert open_tags == []
+    assert len(ids) == len(set(ids))
+
+
+def test_the_headline_says_how_many_samples_of_which_split_and_how_sure_one_can_be(tmp_path: Path) -> None:
+    text = words(report(fake_runs.classifier, tmp_path / "run"))
+    assert "learned from 1,149 pictures to tell 10 classes apart" in text
+    assert "96.1 % test accuracy 346 of 360 right; 95 % interval 93.6 to 97.7 %" in text
+    assert "98.7 % published test accuracy Kaynak 1995, k-nearest neighbours; this run is 2.6 points worse" in text
+    assert "98.8 % ± 0.2 % over 5 seeds" in text
+
+
+def test_a_classifier_s_report_holds_confusions_mistakes_and_the_reason_of_each_choice(tmp_path: Path) -> None:
+    page = report(fake_runs.classifier, tmp_path / "run")
+    text = words(page)
+    assert page.count("<img") == 9
+    assert "over 360 pictures of the test split. 346 lie on the diagonal" in text
+    assert "98.0 % sure" in text
+    assert "2 pictures could not be read and were skipped: 3/broken.png" in text
+    assert "amx_bf16 is among the processor's flags" in text
+    assert "strata predict run photo.jpg" in text
+    assert "train.label_smoothing" not in text
+    assert "task.label_smoothing 0.1" in text
+
+
+def test_a_regression_s_report_is_in_the_target_s_unit_and_says_what_chose_the_weights(tmp_path: Path) -> None:
+    text = words(report(fake_runs.table, tmp_path / "run"))
+    assert "learned from 309 rows to predict “progression”" in text
+    assert "53.21 test RMSE" in text
+    assert "The validation split chose when to stop and which weights to keep" in text
+    assert "R² – 0.512" in text
+    assert "281 112.4 168.6" in text
+
+
+def test_a_text_s_report_shows_what_was_written_where_it_was_resumed_and_its_warnings(tmp_path: Path) -> None:
+    page = report(fake_runs.gpt, tmp_path / "run")
+    text = words(page)
+    assert "That &lt;b&gt;never&lt;/b&gt; yet did sleep &amp; never shall." in page
+    assert "it is as unsure of the next character as if 6.43 were equally likely" in text
+    assert "1,200 Resumed from the checkpoint of this step." in text
+    assert "1,240 Warning: The gradient was 41 times its usual norm." in text
+    assert "this run is 0.019 better" in text
+    assert "strata generate run prompt='Once upon a time'" in text
+
+
+def test_a_gan_s_report_shows_first_middle_and_last_samples_and_both_losses(tmp_path: Path) -> None:
+    page = report(fake_runs.gan, tmp_path / "run")
+    text = words(page)
+    assert page.count("<img") == 4
+    assert "epoch 12.8 (step 6,000)" in text
+    assert "epoch 1.28 (step 600)" in text
+    assert "the discriminator's from" in text
+    assert "the generator's from" in text
+    assert "50 % would be guessing" in text
+
+
+def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path) -> None:
+    text = words(report(fake_runs.half_finished, tmp_path / "runs" / "digits-3"))
+    assert "This run had not finished when this page was written: it was at step 110 of 240 (46 %)." in text
+    assert "validation accuracy, so far" in text
+    assert "strata resume runs/digits-3" in text
+    assert "strata predict" not in text
+    assert "1 line of metrics.jsonl could not be read." in text
+
+
+def test_a_run_of_which_only_recipe_and_first_line_exist_has_a_report(tmp_path: Path) -> None:
+    fake_runs.write(tmp_path, fake_runs.recipe(), [fake_runs.started()])
+    assert "lenet on digits" in words(write_report(tmp_path).read_text(encoding="utf-8"))
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "lenet on digits" in words(write_report(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_names_from_the_data_are_shown_letter_by_letter_and_never_run(tmp_path: Path) -> None:
+    labels = [
+        "<img src=x onerror=alert(1)>",
+        "$x_1$",
+        "a & b",
+        '"quoted"',
+        "猫",
+        "\\1 \\g<0>",
+        "100%",
+        "{{ 7 }}",
+        "@@0001@@",
+    ]
+    page = write_report(fake_runs.classifier(tmp_path, labels)).read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    text = words(page)
+    assert [label for label in labels if label not in text] == []
+
+
+def test_a_hundred_classes_are_a_picture_and_their_table_is_folded(tmp_path: Path) -> None:
+    page = write_report(fake_runs.classifier(tmp_path, [f"kind {k}" for k in range(100)])).read_text(encoding="utf-8")
+    text = words(page)
+    assert "The ten classes it finds least often" in text
+    assert "All 100 classes" in text
+    assert len(page) < 400_000
+
+
+def test_a_sample_that_is_cut_short_is_left_out(tmp_path: Path) -> None:
+    folder = fake_runs.gan(tmp_path)
+    last = folder / "samples" / "step-6000.png"
+    last.write_bytes(last.read_bytes()[:200])
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert page.count("<img") == 3
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    folder = fake_runs.classifier(tmp_path)
+    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+
+
+def test_the_report_replaces_the_old_one_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    folder = fake_runs.half_finished(tmp_path)
+    (folder / "report.html").write_text("old")
+    assert write_report(folder) == folder / "report.html"
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "recipe.json", "report.html"]
+
+
+def test_a_folder_that_is_no_run_raises(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no recipe\.json"):
+        write_report(tmp_path)
+
+
+def test_losses_that_are_not_finite_are_gaps_and_said(tmp_path: Path) -> None:
+    lines = [{"event": "step", "step": k, "loss": float("nan") if k == 5 else 1.0 / k} for k in range(1, 30)]
+    fake_runs.write(tmp_path, fake_runs.recipe(), [fake_runs.started(), *lines])
+    assert "NaN" in (tmp_path / "metrics.jsonl").read_text()
+    assert "Gaps are steps whose loss was not a finite number." in words(
+        write_report(tmp_path).read_text(encoding="utf-8")
+    )
+
+
+def test_a_long_curve_is_thinned_without_losing_its_ends() -> None:
+    x = list(range(100_000))
+    thin_x, thin_y = thin(x, [float(value) for value in x])
+    assert len(thin_x) <= 600
+    assert (thin_y[0] < 200, thin_y[-1] > 99_800) == (True, True)
+    assert running_mean(thin_y)[0] == thin_y[0]
+
+
+def test_the_template_travels_with_the_package() -> None:
+    from importlib import resources
+
+    assert resources.files("strata.report").joinpath("report.html.jinja").is_file()
+
+
+def test_a_recipe_is_shown_with_every_key(tmp_path: Path) -> None:
+    folder = fake_runs.classifier(tmp_path)
+    text = words(write_report(folder).read_text(encoding="utf-8"))
+
+    def keys(values: dict[str, object], prefix: str = "") -> list[str]:
+        found = []
+        for key, value in values.items():
+            found += keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
+        return found
+
+    for key in keys(json.loads((folder / "recipe.json").read_text())):
+        assert f" {key} " in text

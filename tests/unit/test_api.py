@@ -1,0 +1,106 @@
+"""The Python door."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import strata
+from strata.errors import ConfigError, DataError, RunError, UnknownNameError
+
+TINY = {"data": "iris", "model.hidden": "8", "train.steps": 6, "train.batch_size": 16, "train.device": "cpu"}
+
+
+def test_importing_strata_and_asking_for_help_load_neither_torch_nor_pydantic() -> None:
+    script = (
+        "import sys, strata\n"
+        "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules), 'import strata'\n"
+        "from strata.cli.main import main\n"
+        "sys.argv = ['strata', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code\n"
+        "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules), '--help'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout and "resume" in done.stdout
+
+
+def test_every_public_name_is_there_and_stays_when_a_room_of_that_name_is_imported() -> None:
+    import strata.train.loop
+
+    for name in strata.__all__:
+        assert getattr(strata, name) is not None
+    assert callable(strata.train) and strata.train.__name__ == "train"
+    assert "train" in dir(strata)
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        strata.trian  # noqa: B018
+
+
+def test_train_returns_a_run_that_answers(tmp_path: Path) -> None:
+    run = strata.train(strata.recipe("mlp", TINY), runs=tmp_path)
+    assert run.folder == tmp_path / "mlp-1"
+    assert set(run.metrics) == {"validation", "test"} and 0 <= run.metrics["test"]["accuracy"] <= 1
+    assert isinstance(run.model(), nn.Module) and not run.model().training
+    assert (run.folder / "model" / "model.safetensors").is_file() and (run.folder / "report.html").is_file()
+    assert run.recipe.train.steps == 6
+
+
+def test_a_finished_run_can_be_made_longer_by_the_process_that_trained_it(tmp_path: Path) -> None:
+    run = strata.train("mlp", TINY, runs=tmp_path)
+    assert strata.resume(run.folder).finished["step"] == 6
+    longer = strata.resume(run.folder, {"train.steps": 9})
+    assert longer.finished is not None and longer.finished["step"] == 9
+    with pytest.raises(ConfigError, match="has taken 9 steps already; it cannot end after 4"):
+        strata.resume(run.folder, {"train.steps": 4})
+    with pytest.raises(ConfigError, match=r"'train\.seed' cannot change\. May: train\.steps, train\.epochs"):
+        strata.resume(run.folder, {"train.seed": 4})
+    assert strata.load(run.folder).recipe.train.steps == 9
+
+
+def test_settings_may_be_nested_or_dotted() -> None:
+    nested = strata.recipe("mlp", data="iris", train={"steps": 3, "learning_rate": 0.5})
+    assert nested == strata.recipe("mlp", {"data": "iris", "train.steps": 3, "train.learning_rate": 0.5})
+
+
+def test_a_path_of_data_picks_the_recipe_and_says_why(tmp_path: Path) -> None:
+    table = tmp_path / "prices.csv"
+    table.write_text("size,price\n" + "".join(f"{k},{k * 1.5 + 0.25}\n" for k in range(60)))
+    recipe, reason = strata.api.choose(str(table), {})
+    assert recipe.recipe == "mlp" and "holds data of kind 'table': recipe 'mlp'" in reason
+    assert strata.api.choose("pycode", {})[0].recipe == "gpt"
+    with pytest.raises(ConfigError, match="'digts' is neither a recipe nor a path of data. Did you mean 'digits'"):
+        strata.api.choose("digts", {})
+    with pytest.raises(DataError, match="There is nothing at ./photos"):
+        strata.api.choose("./photos", {})
+
+
+def test_the_mlp_recipe_follows_the_target_to_a_regression(tmp_path: Path) -> None:
+    run = strata.train("mlp", TINY | {"data": "diabetes"}, runs=tmp_path)
+    assert run.recipe.task.kind == "regress" and "rmse" in run.metrics["test"]
+
+
+def test_create_gives_a_module_of_the_asked_sizes() -> None:
+    model = strata.create("resnet20", num_classes=7, in_channels=1)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
+    with pytest.raises(UnknownNameError, match="Unknown model 'resnet21'. Did you mean 'resnet20'"):
+        strata.create("resnet21")
+    with pytest.raises(ConfigError, match="Model 'resnet20' has no setting 'num_clases'. Did you mean 'num_classes'"):
+        strata.create("resnet20", num_clases=7)
+
+
+def test_load_opens_a_run_or_its_model_and_nothing_else(tmp_path: Path) -> None:
+    run = strata.train("mlp", TINY, runs=tmp_path)
+    assert isinstance(strata.load(run.folder), strata.Run)
+    loaded = strata.load(run.folder / "model")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model().parameters(), strict=True))
+    with pytest.raises(RunError, match="is a pickle, which can run any code when it is read"):
+        strata.load(tmp_path / "model.pt")
+    with pytest.raises(RunError, match="There is nothing at"):
+        strata.load(tmp_path / "nothing")
+    with pytest.raises(RunError, match=r"is neither a run \(recipe\.json\) nor a model"):
+        strata.load(tmp_path)

@@ -1,0 +1,61 @@
+"""Every hardware choice is made once, with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+
+from strata import device
+from strata.device import choose_device, decide
+from strata.errors import UnavailableError
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpu", "train.device=gpu is not a device. Allowed: auto, cpu, cuda, cuda:N, mps."),
+        ("meta", "train.device=meta is not supported. Allowed: auto, cpu, cuda, cuda:N, mps."),
+        ("cuda:99", "train.device=cuda:99: this machine has "),
+    ],
+)
+def test_a_device_that_is_not_here_is_refused(name: str, words: str) -> None:
+    with pytest.raises(UnavailableError) as refused:
+        choose_device(name)
+    assert words in str(refused.value)
+
+
+def test_every_choice_has_a_reason() -> None:
+    for decision in decide(device="cpu", convolutional=True, steps=10).decisions:
+        assert decision.name and decision.value and decision.reason
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_chosen_where_the_hardware_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "multiplies_bf16", lambda where: (native, "so it is"))
+    setup = decide(device="cpu")
+    assert setup.precision == ("bf16" if native else "fp32")
+    assert decide(device="cpu", prefers_fp32="tables are small").precision == "fp32"
+    assert decide(device="cpu", precision="bf16").precision == "bf16"
+
+
+def test_fp32_runs_without_autocast_and_bf16_with() -> None:
+    assert isinstance(decide(device="cpu", precision="fp32").autocast(), contextlib.nullcontext)
+    with decide(device="cpu", precision="bf16").autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_only_convolutions_take_channels_last() -> None:
+    assert decide(device="cpu", convolutional=True).channels_last
+    assert not decide(device="cpu", convolutional=False).channels_last
+
+
+def test_a_cpu_compiles_only_when_asked() -> None:
+    assert not decide(device="cpu", steps=10**6).compile
+    assert decide(device="cpu", compile=True).compile
+
+
+def test_versions_name_what_a_result_depends_on() -> None:
+    assert {"strata", "python", "torch", "numpy", "platform"} <= device.versions().keys()
+    assert device.available_memory_bytes() > 0
