@@ -18,6 +18,12 @@ TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-5, 1e-6), torch.
 """Relative and absolute, by dtype."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute with one thread: two on tiny shapes wait for each other, and for whatever else the machine does."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of the development data sets; skips the test, with the reason, where they are absent."""

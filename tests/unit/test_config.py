@@ -125,5 +125,5 @@ def test_json_with_a_key_or_value_that_does_not_fit_is_refused_with_its_place() 
 def test_a_word_that_is_no_setting_is_refused() -> None:
     assert parse_settings(["a.b=1", "c=x=y"]) == {"a.b": "1", "c": "x=y"}
     for word in ("epochs", "=3"):
-        with pytest.raises(ConfigError, match="is not a setting. Write settings as key=value"):
+        with pytest.raises(ConfigError, match=r"is not a setting\. Write settings as key=value"):
             parse_settings([word])

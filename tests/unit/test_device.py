@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 import torch
+from torch import nn
 
 from strata import device
 from strata.device import choose_device, decide
@@ -27,16 +28,16 @@ def test_a_device_that_is_not_here_is_refused(name: str, words: str) -> None:
 
 
 def test_every_choice_has_a_reason() -> None:
-    for decision in decide(device="cpu", convolutional=True, steps=10).decisions:
+    for decision in decide(device="cpu", steps=10).decisions:
         assert decision.name and decision.value and decision.reason
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_is_chosen_where_the_hardware_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "multiplies_bf16", lambda where: (native, "so it is"))
-    setup = decide(device="cpu")
+    setup = decide(device="cpu", model=nn.Conv2d(3, 8, 3))
     assert setup.precision == ("bf16" if native else "fp32")
-    assert decide(device="cpu", prefers_fp32="tables are small").precision == "fp32"
+    assert decide(device="cpu", model=nn.Linear(8, 8)).precision == "fp32"  # too narrow to gain
     assert decide(device="cpu", precision="bf16").precision == "bf16"
 
 
@@ -47,8 +48,8 @@ def test_fp32_runs_without_autocast_and_bf16_with() -> None:
 
 
 def test_only_convolutions_take_channels_last() -> None:
-    assert decide(device="cpu", convolutional=True).channels_last
-    assert not decide(device="cpu", convolutional=False).channels_last
+    assert decide(device="cpu", model=nn.Conv2d(3, 8, 3)).channels_last
+    assert not decide(device="cpu", model=nn.Linear(8, 8)).channels_last
 
 
 def test_a_cpu_compiles_only_when_asked() -> None:

@@ -33,5 +33,7 @@ def test_a_second_claim_of_a_name_is_refused() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_right_one() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown model 'resnt'\. Did you mean 'resnet'\? Known: ordered, resnet"):
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown model 'resnt'\. Did you mean 'resnet'\? Known: ordered, resnet"
+    ):
         make().get("resnt")

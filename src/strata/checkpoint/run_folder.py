@@ -32,7 +32,11 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, recipe: dict[str, Any]) -> RunFolder:
         """Open a folder made by `create` as a run of this recipe, claimed for writing by this process."""
-        write_json(path / "recipe.json", recipe)
+        try:
+            write_json(path / "recipe.json", recipe)
+        except RunError:
+            path.rmdir()  # the disk is full: leave no folder that is not a run
+            raise
         folder = cls(path)
         folder.lock()
         return folder

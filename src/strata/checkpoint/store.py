@@ -19,6 +19,7 @@ from strata.checkpoint.files import read_json, read_tensors, sha256, sync_folder
 from strata.errors import CheckpointError, RunError
 
 _ASIDE = ".writing-"
+_FILES = ("state.safetensors", "state.json")
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], *, keep: int) -> Path:
@@ -34,8 +35,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mappin
         aside.mkdir()
         write_tensors(aside / "state.safetensors", tensors)
         write_json(aside / "state.json", numbers)
-        files = ("state.safetensors", "state.json")
-        manifest = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256(aside / name)} for name in files}
+        manifest = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256(aside / name)} for name in _FILES}
         write_json(aside / "manifest.json", {"step": step, "files": manifest})
         sync_folder(aside)
         if final.exists():  # the same step again: a save asked for by a signal right after a regular one
@@ -69,8 +69,8 @@ def verify(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None when every byte is as it was written."""
     try:
         files = read_json(checkpoint / "manifest.json")["files"]
-        for name, expected in files.items():
-            path = checkpoint / name
+        for name in _FILES:
+            path, expected = checkpoint / name, files[name]
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != expected["bytes"]:
@@ -78,7 +78,7 @@ def verify(checkpoint: Path) -> str | None:
             if sha256(path) != expected["sha256"]:
                 return f"{name} was changed after it was written"
     except (RunError, KeyError, TypeError, AttributeError) as error:
-        return f"manifest.json cannot be read: {error}"
+        return f"manifest.json is of no use: {error}"
     return None
 
 

@@ -137,10 +137,11 @@ def data(console: Console, answer: Answer, path: str | None, settings: dict[str,
     table = _table("data", "kind", "samples", "what it is", "from")
     listed = []
     for entry in DATASETS.values():
-        table.add_row(
-            entry.name, entry.kind, f"{entry.samples:,}" if entry.samples else "", entry.summary, entry.origin
+        here = "bundled" if entry.bundled else f"download, {entry.size / 1e6:.0f} MB"
+        table.add_row(entry.name, entry.kind, entry.samples, entry.summary, here)
+        listed.append(
+            {"name": entry.name, "kind": entry.kind, "samples": entry.samples, "from": here, "origin": entry.origin}
         )
-        listed.append({"name": entry.name, "kind": entry.kind, "samples": entry.samples, "from": entry.origin})
     console.print(table, highlight=False)
     if answer:
         answer({"data": listed})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -39,9 +40,17 @@ def console(as_json: bool = False) -> Any:
 
 
 def answer(values: dict[str, Any]) -> None:
-    """Print a JSON object as the last line of standard output."""
-    sys.stdout.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
+    """Print a JSON object as the last line of standard output; what is no number is null, as JSON has it."""
+    sys.stdout.write(json.dumps(_plain(values), ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def split_settings(settings: list[str] | None) -> dict[str, str]:

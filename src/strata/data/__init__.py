@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from strata.data.preprocess import load as load_preprocess
     from strata.data.preprocess import save as save_preprocess
     from strata.data.source import open_data, recognize
+    from strata.data.tables import read_rows
 
 __all__ = [
     "DATASETS",
@@ -24,6 +25,7 @@ __all__ = [
     "TensorSplit",
     "load_preprocess",
     "open_data",
+    "read_rows",
     "recognize",
     "save_preprocess",
 ]
@@ -37,6 +39,7 @@ _TARGETS = {
     "TensorSplit": "dataset:TensorSplit",
     "load_preprocess": "preprocess:load",
     "open_data": "source:open_data",
+    "read_rows": "tables:read_rows",
     "recognize": "source:recognize",
     "save_preprocess": "preprocess:save",
 }

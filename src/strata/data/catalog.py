@@ -95,6 +95,14 @@ _CIFAR10 = (
         sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     ),
 )
+_TINY_SHAKESPEARE = (
+    RemoteFile(
+        name="input.txt",
+        urls=("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",),
+        size=1_115_394,
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+)
 
 _SKLEARN = "with scikit-learn"
 _ENTRIES = (
@@ -187,6 +195,15 @@ _ENTRIES = (
         opener="strata.data.catalog:_open_cifar",
         files=_CIFAR10,
         labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    Entry(
+        name="tinyshakespeare",
+        kind="text",
+        summary="Speeches from Shakespeare's plays, 65 distinct characters",
+        samples="1,115,394 characters",
+        origin="Karpathy 2015, char-rnn",
+        opener="strata.data.catalog:_open_text",
+        files=_TINY_SHAKESPEARE,
     ),
 )
 DATASETS: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -282,6 +299,14 @@ def _open_idx(entry: Entry, config: DataConfig) -> Dataset:
     from strata.data.arrays import open_idx
 
     return open_idx(_folder(entry), config, name=entry.name, labels=entry.labels)
+
+
+def _open_text(entry: Entry, config: DataConfig) -> Dataset:
+    from strata.data.files import read_text
+    from strata.data.text import from_texts
+
+    texts = {"train": read_text(_folder(entry) / entry.files[0].name)}
+    return from_texts(entry.name, texts, config)
 
 
 def _open_cifar(entry: Entry, config: DataConfig) -> Dataset:

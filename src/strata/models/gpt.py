@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from strata.config import Positive, Probability
 from strata.errors import ConfigError
 from strata.layers.activations import Activation, activation
+from strata.layers.attention import attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,12 +199,12 @@ class CausalSelfAttention(nn.Module):
         mask_TS = None
         if 1 < T < S:
             mask_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
-        y_BHTK = F.scaled_dot_product_attention(
+        y_BHTK = attention(
             q_BHTK,
             k_BHSK,
             v_BHSK,
-            attn_mask=mask_TS,
-            dropout_p=self.weight_dropout if self.training else 0.0,
+            mask=mask_TS,
+            dropout=self.weight_dropout if self.training else 0.0,
             is_causal=T == S and T > 1,
         )
         return self.dropout(self.out(y_BHTK.transpose(1, 2).reshape(B, T, D)))

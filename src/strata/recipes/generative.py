@@ -18,13 +18,13 @@ def dcgan() -> Recipe:
         data=DataConfig(source="fashion-mnist", pixels="tanh"),
         task=Adversarial(),
         train=TrainConfig(
-            epochs=10,
-            batch_size=128,
+            epochs=6,
+            batch_size=64,
             optimizer="adam",
             learning_rate=2e-4,
             betas=(0.5, 0.999),
             schedule="constant",
-            ema=0.999,
+            ema=0.995,
         ),
     )
 

@@ -34,7 +34,11 @@ def gpt() -> Recipe:
 
 
 def gpt_shakespeare_cpu() -> Recipe:
-    """nanoGPT's shape for a laptop: 4 layers, 4 heads, 128 wide, context 64."""
+    """nanoGPT's shape for a laptop: 4 layers, 4 heads, 128 wide, context 64.
+
+    The shape is nanoGPT's, the training ours: Muon on larger batches, down to zero in a straight line, reaches the
+    published loss on a third of the tokens.
+    """
     return Recipe(
         recipe="gpt-shakespeare-cpu",
         summary="nanoGPT's CPU shape on tiny Shakespeare's characters",
@@ -42,15 +46,14 @@ def gpt_shakespeare_cpu() -> Recipe:
         data=DataConfig(source="tinyshakespeare", tokens="character", validation=0.1, test=0.0),
         task=NextToken(),
         train=TrainConfig(
-            steps=2000,
-            batch_size=12,
-            optimizer="adamw",
-            learning_rate=1e-3,
+            steps=250,
+            batch_size=32,
+            optimizer="muon",
+            learning_rate=0.02,
             weight_decay=0.1,
             betas=(0.9, 0.99),
-            schedule="cosine",
-            final=0.1,
-            warmup=100,
+            schedule="linear",
+            warmup=10,
             clip=1.0,
         ),
         reference=Reference(metric="loss", split="validation", published=1.88, source=_NANOGPT),

@@ -64,8 +64,9 @@ class NextToken(Task):
         }
 
     def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
-        """Return the most likely next tokens of each text, with their probabilities."""
-        logits_BV = model(input_B)[:, -1].float()
+        """Return the most likely next tokens of each text, of which the last context is read."""
+        context_size = int(model.config.context)  # type: ignore[union-attr, arg-type]
+        logits_BV = model(input_B[:, -context_size:])[:, -1].float()
         probability_BK, token_BK = logits_BV.softmax(-1).topk(min(5, logits_BV.shape[-1]))
         decode = context.preprocess.decode
         likeliest = zip(token_BK.tolist(), probability_BK.tolist(), strict=True)

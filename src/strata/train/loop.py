@@ -100,6 +100,8 @@ def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dic
             )
         if settings:
             write_json(folder.path / "recipe.json", recipe.to_json())
+        if began_with is None:  # killed before, or within, its first line of history
+            folder.forget_after(-1)
         return training.run(folder, observers, resuming=began_with is not None)
     finally:
         folder.unlock()
@@ -368,9 +370,11 @@ class Training:
         if name is None or name not in metrics:
             return
         value = metrics[name]
-        sign = 1.0 if self.task.higher_is_better else -1.0
-        if not math.isnan(value) and (state.best_value is None or sign * value > sign * state.best_value):
-            state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
+        sign, loss = (1.0 if self.task.higher_is_better else -1.0), metrics.get("loss", 0.0)
+        best = None if state.best_value is None else (sign * state.best_value, -state.best_loss)
+        if not math.isnan(value) and (best is None or (sign * value, -loss) > best):
+            state.best_value, state.best_loss = value, loss
+            state.best_step, state.evaluations_since_best = state.step, 0
             if self.config.early_stopping is not None:
                 with self._as_evaluated():
                     state.best_weights = {k: v.detach().clone() for k, v in state.model.state_dict().items()}

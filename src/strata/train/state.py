@@ -34,6 +34,8 @@ class TrainState:
     seconds: float = 0.0
     """Of training proper, over all processes of the run; reported, never used."""
     best_value: float | None = None
+    best_loss: float = 0.0
+    """Beside it; decides between equal values, since an accuracy soon meets its limit on little data."""
     best_step: int = 0
     evaluations_since_best: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class TrainState:
             "logged_step": self.logged_step,
             "seconds": self.seconds,
             "best_value": self.best_value,
+            "best_loss": self.best_loss,
             "best_step": self.best_step,
             "evaluations_since_best": self.evaluations_since_best,
             "stopped": self.stopped,

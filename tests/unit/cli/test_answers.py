@@ -1,0 +1,74 @@
+"""Raw inputs as people name them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from strata.cli.answers import expand, show, typed
+from strata.errors import ConfigError, DataError
+
+
+def test_a_folder_gives_its_pictures_in_order_and_at_any_depth(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/c.jpg", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(p).name for p in expand([str(tmp_path)], "image")] == ["c.jpg", "b.PNG"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no pictures \(\.jpg"):
+        list(expand([str(tmp_path / "empty")], "image"))
+    with pytest.raises(DataError, match="There is no file or folder 'gone'"):
+        list(expand(["gone"], "image"))
+
+
+def test_a_word_is_a_text_unless_it_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("from a file")
+    long = "word " * 1000
+    assert [*expand([str(tmp_path / "t.txt"), "hello", long, "nul\0"], "text")] == [
+        "from a file",
+        "hello",
+        long,
+        "nul\0",
+    ]
+    (tmp_path / "t.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"t\.txt is not UTF-8 text: byte 0"):
+        list(expand([str(tmp_path / "t.txt")], "text"))
+
+
+def test_a_table_gives_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,x\n2,\n")
+    assert [*expand([str(tmp_path / "t.csv")], "table")] == [{"a": "1", "b": "x"}, {"a": "2", "b": ""}]
+    with pytest.raises(DataError, match="is a folder"):
+        list(expand([str(tmp_path)], "table"))
+
+
+def test_answers_are_shown_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        {"input": "a.png", "label": "cat", "top": [{"label": "cat", "probability": 0.75}] * 3},
+        {"value": 3.25},
+        {"input": "b.png", "error": "gone"},
+        {"input": "ab\ncd", "next": [{"text": "\n", "probability": 0.5}]},
+    ]
+    assert show(iter(found), top=1, as_json=False, as_csv=False) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "a.png: cat 75.0%",
+        "row 2: 3.25",
+        "b.png: not read: gone",
+        "ab cd: '\\n' 50.0%",
+    ]
+    assert show(iter(found), top=2, as_json=True, as_csv=False) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["failed"] == 1 and len(answer["predictions"][0]["top"]) == 2
+    assert answer["predictions"][1] == {"input": "row 2", "value": 3.25}
+
+
+def test_options_are_turned_into_their_types() -> None:
+    assert typed({"tokens": "5", "temperature": "0.5", "prompt": "5"}) == {
+        "tokens": 5,
+        "temperature": 0.5,
+        "prompt": "5",
+    }
+    with pytest.raises(ConfigError, match=r"count=x is not allowed: it has to be a number\."):
+        typed({"count": "x"})

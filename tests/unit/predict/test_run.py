@@ -1,0 +1,129 @@
+"""A run after training: it answers, is measured, and says what is wrong with what it is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import strata
+from strata.errors import ConfigError, DataError, RunError
+from strata.predict.run import Predictor, save_grid
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> strata.Run:
+    settings = {"data": "digits", "model": "resnet20", "model.depths": "1", "model.width": 4, "train.steps": 10}
+    settings |= {"train.device": "cpu", "train.early_stopping": None}
+    return strata.train("digits", settings, runs=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> strata.Run:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "t.txt").write_text("abcde fghij\n" * 300)
+    settings = {"data": str(folder / "t.txt"), "model.num_layers": 1, "model.num_heads": 2, "model.width": 8}
+    settings |= {"model.context": 16, "train.steps": 4, "train.batch_size": 4, "train.device": "cpu"}
+    return strata.train("gpt", settings, runs=folder / "runs")
+
+
+def test_a_picture_is_answered_alike_as_path_picture_array_and_tensor(pictures: strata.Run, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    answers = pictures.predict([str(tmp_path / "x.png"), Image.fromarray(array), array, torch.from_numpy(array)])
+    assert len({json.dumps(answer["top"]) for answer in answers}) == 1
+    assert len(answers[0]["top"]) == 5 and answers[0]["input"] == str(tmp_path / "x.png")
+    assert pictures.predict(array) == answers[2]
+
+
+def test_one_unreadable_input_does_not_end_a_long_job(pictures: strata.Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    good = np.zeros((8, 8), dtype=np.uint8)
+    found = list(pictures.predictor().predict([good, tmp_path / "bad.png", good, "gone.png"], batch_size=2))
+    assert ["error" in answer for answer in found] == [False, True, False, True]
+    assert "bad.png cannot be read" in found[1]["error"] and "gone.png is not there" in found[3]["error"]
+    with pytest.raises(DataError, match=r"gone\.png is not there"):
+        pictures.predict("gone.png")
+
+
+def test_texts_of_unlike_lengths_are_answered_in_order(text: strata.Run) -> None:
+    found = text.predict(["ab", "abc", "fg", "zzz"])
+    assert [len(answer.get("next", [])) for answer in found] == [5, 5, 5, 0]
+    assert found[0]["next"] == text.predict("ab")["next"]
+    assert "not among the" in found[3]["error"]
+
+
+def test_a_run_generates_what_its_seed_says(text: strata.Run) -> None:
+    assert text.generate("abc", tokens=20, seed=1) == text.generate("abc", tokens=20, seed=1)
+    assert text.generate("abc", tokens=20, seed=1).startswith("abc")
+    assert len(text.generate(tokens=5)) == 5
+
+
+def test_each_kind_of_model_says_what_it_is_for(pictures: strata.Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"answers and makes nothing\. Use: strata predict RUN INPUT"):
+        pictures.generate()
+    settings = {"data": "digits", "data.limit": 32, "model.width": 4, "train.steps": 1, "train.batch_size": 8}
+    gan = strata.train("dcgan", settings | {"train.device": "cpu"}, runs=tmp_path)
+    assert gan.generate(count=5).shape == (5, 1, 8, 8)
+    with pytest.raises(ConfigError, match=r"makes things and answers no questions\. Use: strata generate RUN"):
+        gan.predict(np.zeros((8, 8), dtype=np.uint8))
+
+
+def test_a_run_is_measured_on_its_splits_and_on_other_data(text: strata.Run, tmp_path: Path) -> None:
+    assert text.evaluate().metrics == text.metrics["test"]
+    assert text.evaluate("validation").metrics == text.metrics["validation"]
+    with pytest.raises(DataError, match=r"has no split 'tset'\. It has: train, validation, test"):
+        text.evaluate("tset")
+    (tmp_path / "other.txt").write_text("fghij abcde\n" * 50)
+    found = text.evaluate(data=str(tmp_path / "other.txt"))
+    assert found.split == "test" and found.metrics["loss"] > 0
+    with pytest.raises(ConfigError, match="split=train has no meaning with data=PATH"):
+        text.evaluate("train", data=str(tmp_path / "other.txt"))
+    (tmp_path / "foreign.txt").write_text("ABCDE\n" * 50)
+    with pytest.raises(RunError, match="other classes or characters than those"):
+        text.evaluate(data=str(tmp_path / "foreign.txt"))
+
+
+def test_a_model_folder_that_is_not_whole_is_refused(pictures: strata.Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"config\.json is missing\. The run may not have finished"):
+        Predictor(tmp_path)
+    whole = pictures.folder / "model"
+    for name, content, words in [
+        ("model.safetensors", b"x", "It is damaged, or not a safetensors file"),
+        ("config.json", b"{", "Cannot read"),
+        ("config.json", b"{}", "'model' is missing"),
+        ("config.json", b"[]", "is not a model's"),
+    ]:
+        broken = tmp_path / "broken"
+        shutil.rmtree(broken, ignore_errors=True)
+        shutil.copytree(whole, broken)
+        (broken / name).write_bytes(content)
+        with pytest.raises(RunError, match=words):
+            Predictor(broken)
+    (tmp_path / "broken" / "config.json").write_bytes((whole / "config.json").read_bytes())
+    (tmp_path / "broken" / "preprocess.json").unlink()
+    with pytest.raises(DataError, match=r"preprocess\.json is missing"):
+        Predictor(tmp_path / "broken")
+
+
+def test_an_unfinished_run_says_how_to_finish_it(pictures: strata.Run, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(pictures.folder / "recipe.json", unfinished)
+    run = strata.Run(unfinished)
+    assert run.finished is None and run.metrics == {}
+    with pytest.raises(RunError, match=r"has not finished\. Continue it with: strata resume .*unfinished"):
+        run.predict("x.png")
+
+
+def test_a_grid_of_pictures_is_enlarged_to_be_seen(tmp_path: Path) -> None:
+    for channels in (1, 3):
+        path = save_grid(torch.zeros(7, channels, 8, 8, dtype=torch.uint8), tmp_path / f"{channels}.png")
+        with Image.open(path) as picture:
+            assert picture.mode == ("L" if channels == 1 else "RGB") and picture.width >= 300
+            assert picture.getpixel((0, 0)) in (0, (0, 0, 0))
