@@ -65,7 +65,7 @@ def choices(training: loop.Training) -> dict[str, Any]:
         "recipe": training.recipe.recipe,
         "model": training.recipe.to_json()["model"],
         "parameters": sum(p.numel() for p in training.state.model.parameters()),
-        "batch_size": training.batch_size,
+        "batch_size": training.plan.batch_size,
         "accumulate": config.accumulate,
         "optimizer": config.optimizer,
         "ema": config.ema,

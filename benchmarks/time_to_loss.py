@@ -191,12 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         courses.setdefault("strata", []).append(course)
 
         def watch(run: Training) -> Callable[[Event], None]:
-            run.evaluate_every = max(1, round(run.total_steps / evaluations))
+            every = max(1, round(run.plan.total_steps / evaluations))
+            run.plan = dataclasses.replace(run.plan, evaluate_every=every)
             judge = Judge(validation_N, run.recipe.model.context, options.device)
             found.settings["strata"] = ours.choices(run) | {
                 "learning_rate": run.config.learning_rate,
                 "schedule": run.config.schedule,
-                "steps": run.total_steps,
+                "steps": run.plan.total_steps,
             }
 
             def observe(event: Event) -> None:

@@ -61,10 +61,11 @@ def _with_result(found: Any) -> Any:
 
     result = json.loads(path.read_text(encoding="utf-8"))
     reference = found.reference or Reference(metric=result["metric"], split=result["split"])
+    machine, versions = result["machine"], result["versions"]
     measured = {
         "measured": result["mean"],
         "spread": result["deviation"],
         "seeds": len(result["seeds"]),
-        "note": f"{result['machine']}, torch {result['versions']['torch']}, commit {result['commit']}; {result['note']}",
+        "note": f"{machine}, torch {versions['torch']}, commit {result['commit']}; {result['note']}",
     }
     return dataclasses.replace(found, reference=dataclasses.replace(reference, **measured))

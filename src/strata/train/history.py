@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -82,12 +81,3 @@ def writer(folder: RunFolder) -> Callable[[events.Event], None]:
             raise RunError(f"Cannot write {folder.log}: {error.strerror or error}.") from error
 
     return observe
-
-
-def to_log(folder: RunFolder) -> logging.Handler:
-    """Send what the library logs to log.txt too; the caller removes the handler."""
-    handler = logging.FileHandler(folder.log, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    handler.setLevel(logging.INFO)
-    logging.getLogger("strata").addHandler(handler)
-    return handler

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import errno
 import math
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,20 +27,21 @@ from strata.data import open_data
 from strata.data.augment import augment, mix
 from strata.data.dataset import Dataset
 from strata.data.loader import Batch, Loader
-from strata.device import decide, versions
+from strata.device import decide
 from strata.errors import ConfigError, RunError, TrainingError
-from strata.models import build, family_of
-from strata.tasks import Draw, Phase, Stage
+from strata.models import build
+from strata.tasks import Draw, Phase
 from strata.tasks.base import Answering
-from strata.train import events, history
+from strata.train import announce, events, history
 from strata.train.average import Average
 from strata.train.evaluate import Evaluation, evaluate
 from strata.train.events import Interrupted, Observer
 from strata.train.finish import draw_sample, save_model, write_mistakes
 from strata.train.finite import find_culprit, not_finite
+from strata.train.guards import listening, logging_to, shortages_explained
 from strata.train.optim import build_optimizer, clip_gradients, penalty_gradients
-from strata.train.recipe import Recipe, TrainConfig
-from strata.train.schedule import factor
+from strata.train.plan import make_plan
+from strata.train.recipe import Recipe
 from strata.train.state import TrainState
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -94,9 +91,9 @@ def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dic
             )
         training = Training(recipe, dataset)
         taken = max(store.steps(folder.checkpoints), default=0)
-        if settings and training.total_steps < taken:
+        if settings and training.plan.total_steps < taken:
             raise ConfigError(
-                f"{folder.path} has taken {taken} steps already; it cannot end after {training.total_steps}."
+                f"{folder.path} has taken {taken} steps already; it cannot end after {training.plan.total_steps}."
             )
         if settings:
             write_json(folder.path / "recipe.json", recipe.to_json())
@@ -143,15 +140,7 @@ class Training:
         self.split = self.task.split(dataset, "train", recipe.model, training=True)
         for name in dataset.splits:  # a text too short is refused now, and not at the first evaluation
             self.task.split(dataset, name, recipe.model, training=False)
-        if self.config.batch_size == "full":
-            self.batch_size = len(self.split)
-        else:
-            self.batch_size = min(self.config.batch_size, len(self.split))
-        self.samples_per_step = self.batch_size * self.config.accumulate
-        self.steps_per_epoch = len(self.split) / self.samples_per_step
-        self.total_steps = self._count_steps()
-        self.evaluate_every = self.config.evaluate_every or max(1, round(self.total_steps / 10))
-        self.log_every = self.config.log_every or max(1, self.total_steps // 200)
+        self.plan = make_plan(self.config, len(self.split), self.task.stages())
 
         rng.seed_everything_for(self.config.seed, "initial weights")
         model = build(recipe.model)
@@ -160,7 +149,7 @@ class Training:
             precision=self.config.precision,
             compile=self.config.compile,
             model=model,
-            steps=self.total_steps,
+            steps=self.plan.total_steps,
         )
         model = model.to(self.setup.device)
         if self.setup.channels_last:
@@ -169,11 +158,10 @@ class Training:
         augment = recipe.data.augment
         if (augment.mixup or augment.cutmix) and dataset.kind == "image" and not self.task.mixes:
             raise ConfigError(f"data.augment.mixup and cutmix mix classes, and task {self.task.kind!r} has none.")
-        if self.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        if self.plan.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             raise ConfigError("The model's batch norm needs several samples at once: train.batch_size of at least 2.")
         if self.config.ema is not None:
             self.state.average = Average(model, self.config.ema)
-        self.stages = self._plan_stages()
         self.loaders = self._open_loaders()
         self._enter_stage()
         if self.setup.compile:
@@ -198,7 +186,7 @@ class Training:
         """Train to the end and return the run's folder."""
         self.folder = folder
         self.observers = (history.recorder(folder), history.writer(folder), *observers)
-        with self._logging(), self._listening(), self._shortage_explained():
+        with logging_to(folder), listening(self._ask_to_stop), shortages_explained(folder, *self._memory_settings()):
             if resuming:
                 self._restore()
             else:
@@ -211,19 +199,19 @@ class Training:
                 if self._evaluation_is_due():
                     with self._breaking_off():
                         self._evaluate()
-                if self.state.stopped or self.state.step == self.total_steps:
+                if self.state.stopped or self.state.step == self.plan.total_steps:
                     break
                 self._step()
-                if self.state.step % self.log_every == 0 or self.state.step == self.total_steps:
+                if self.state.step % self.plan.log_every == 0 or self.state.step == self.plan.total_steps:
                     self._log()
             with self._breaking_off():
                 self._finish()
         return folder.path
 
     def _step(self) -> None:
-        state, stage, start, end = self.state, *self._stage()
-        rate = factor_of(self.config, state.step - start, end - start)
-        for phase in stage.phases:
+        state, planned = self.state, self.plan.at(self.state.step)
+        rate = self.plan.rate(state.step)
+        for phase in planned.stage.phases:
             if state.step % phase.every:
                 continue
             optimizer, named = state.optimizers[phase.name]
@@ -235,7 +223,7 @@ class Training:
             state.average.update()
         state.step += 1
         self._emit(events.Stepped(step=state.step))
-        if self._stage()[0] is not stage:
+        if self.plan.at(state.step) is not planned:
             self._enter_stage()
 
     def _train_on(
@@ -270,7 +258,7 @@ class Training:
     def _batch(self, phase: Phase, number: int) -> Batch:
         if phase.needs_data:
             return self.loaders[phase.name].batch(number, number)
-        return {"sample": torch.arange(self.samples_per_step, device=self.setup.device)}
+        return {"sample": torch.arange(self.plan.samples_per_step, device=self.setup.device)}
 
     def _prepare(self, batch: Batch, step: int | None = None) -> Batch:
         """Turn a raw batch into what the model sees; with a step, augmented as that step's."""
@@ -290,7 +278,7 @@ class Training:
         step = self.state.step
         if step == self.saved_step:
             return False
-        if self.signal is not None or step == self.total_steps:
+        if self.signal is not None or step == self.plan.total_steps:
             return True
         if self.config.save_every is not None:
             return step > 0 and step % self.config.save_every == 0
@@ -322,7 +310,7 @@ class Training:
 
     def _evaluation_is_due(self) -> bool:
         step = self.state.step
-        due = step > 0 and (step % self.evaluate_every == 0 or step == self.total_steps)
+        due = step > 0 and (step % self.plan.evaluate_every == 0 or step == self.plan.total_steps)
         return due and not self.state.stopped
 
     def _evaluate(self) -> None:
@@ -349,13 +337,13 @@ class Training:
                 windows,
                 self.setup,
                 self._prepare,
-                batch_size=max(64, 2 * self.batch_size),
+                batch_size=max(64, 2 * self.plan.batch_size),
                 check=self._stop_if_asked,
             )
         self._emit(
             events.Evaluated(
                 step=self.state.step,
-                epoch=self.state.step / self.steps_per_epoch,
+                epoch=self.state.step / self.plan.steps_per_epoch,
                 split=split,
                 metrics=found.metrics,
                 seconds=time.monotonic() - began,
@@ -394,21 +382,16 @@ class Training:
         if not all(math.isfinite(value) for value in losses.values()):
             self._refuse_bad_numbers()
         norm = sums["gradient norm"] / sums["gradient count"] if "gradient norm" in sums else None
-        stage, start, end = self._stage_of(state.step - 1)
-        samples = (
-            sum(p.repeats for p in stage.phases if p.needs_data)
-            * self.samples_per_step
-            * (state.step - state.logged_step)
-        )
+        samples = self.plan.samples_between(state.logged_step, state.step)
         elapsed = max(state.seconds - self.logged_seconds, 1e-9)
         self.rates.append(samples / elapsed)
         self._emit(
             events.Logged(
                 step=state.step,
-                epoch=state.step / self.steps_per_epoch,
+                epoch=state.step / self.plan.steps_per_epoch,
                 loss=sum(losses.values()),
                 losses=losses,
-                learning_rate=self.config.learning_rate * factor_of(self.config, state.step - 1 - start, end - start),
+                learning_rate=self.config.learning_rate * self.plan.rate(state.step - 1),
                 samples_per_second=samples / elapsed,
                 tokens_per_second=samples / elapsed * self.tokens_per_sample if self.tokens_per_sample else None,
                 waiting=min(1.0, (self._waited() - self.logged_waiting) / elapsed),
@@ -429,7 +412,7 @@ class Training:
         bad = [n for n, v in self.state.sums.items() if n.startswith("loss ") and not math.isfinite(float(v))]
         if not bad and not (in_weights and not_finite(self.state.model)):
             return
-        phases = self._stage_of(max(0, self.state.step - 1))[0].phases
+        phases = self.plan.at(max(0, self.state.step - 1)).stage.phases
         phase = next((p for p in phases if f"loss {p.name}" in bad), phases[0])
         batch = self._batch(phase, max(0, self.state.step - 1) // phase.every * phase.repeats)
         draw = Draw(self.config.seed, self.state.step, batch["sample"])
@@ -467,7 +450,7 @@ class Training:
             details = write_mistakes(findings, windows, self.folder, self.dataset)
         with self._as_evaluated():
             save_model(self.folder.model, self.recipe, state.model, self.dataset)
-        samples = sum(p.repeats for p in self.stages[0][0].phases if p.needs_data) * self.samples_per_step * state.step
+        samples = self.plan.samples_between(0, state.step)
         rate = statistics.median(self.rates) if len(self.rates) > 2 else samples / max(state.seconds, 1e-9)
         self._emit(
             events.Finished(
@@ -491,36 +474,12 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ parts
 
-    def _count_steps(self) -> int:
-        if (self.config.steps is None) == (self.config.epochs is None):
-            raise ConfigError("Give either train.steps or train.epochs.")
-        if self.config.steps is not None:
-            return self.config.steps
-        assert self.config.epochs is not None
-        return max(1, math.ceil(self.config.epochs * self.steps_per_epoch - 1e-9))
-
-    def _plan_stages(self) -> list[tuple[Stage, int, int]]:
-        planned, passed, start = [], 0.0, 0
-        stages = self.task.stages()
-        for stage in stages:
-            passed += stage.share
-            end = self.total_steps if stage is stages[-1] else round(passed * self.total_steps)
-            planned.append((stage, start, end))
-            start = end
-        return planned
-
-    def _stage_of(self, step: int) -> tuple[Stage, int, int]:
-        return next((plan for plan in self.stages if plan[1] <= step < plan[2]), self.stages[-1])
-
-    def _stage(self) -> tuple[Stage, int, int]:
-        return self._stage_of(self.state.step)
-
     def _enter_stage(self) -> None:
         """Give each phase of the present stage a fresh optimiser over its parameters."""
         config, model = self.config, self.state.model
         self.state.optimizers = {}
         self.trained: dict[str, set[str]] = {}
-        for phase in self._stage()[0].phases:
+        for phase in self.plan.at(self.state.step).stage.phases:
             named = [(n, p) for n, p in model.named_parameters() if n.startswith(phase.parameters)]
             for _, parameter in named:
                 parameter.requires_grad_(True)
@@ -553,7 +512,7 @@ class Training:
         return {
             phase.name: Loader(
                 split,
-                batch_size=self.samples_per_step,
+                batch_size=self.plan.samples_per_step,
                 seed=self.config.seed,
                 stream=phase.name,
                 device=self.setup.device,
@@ -603,60 +562,24 @@ class Training:
         self._begin_counting()
         for warning in warnings:
             self._emit(events.Warned(step=self.state.step, message=warning))
-        self._emit(
-            events.Resumed(
-                step=self.state.step,
-                folder=str(self.folder.path),
-                time=now(),
-                total_steps=self.total_steps,
-                steps_per_epoch=self.steps_per_epoch,
-                batch_size=self.samples_per_step,
-                recipe=self.recipe.recipe,
-            )
-        )
+        self._emit(announce.resumed(self.recipe, self.plan, self.folder, self.state.step))
 
     def _announce(self, command: str, from_data: str) -> None:
         self._begin_counting()
-        dataset, model = self.dataset, self.state.model
-        children = [
-            {"name": n, "kind": type(m).__name__, "parameters": sum(p.numel() for p in m.parameters())}
-            for n, m in model.named_children()
-        ]
+        recipe, dataset, model, folder = self.recipe, self.dataset, self.state.model, self.folder
         self._emit(
-            events.Started(
-                step=0,
-                folder=str(self.folder.path),
-                time=now(),
-                recipe=self.recipe.recipe,
-                task=self.task.kind,
-                decisions=[dataclasses.asdict(decision) for decision in self.setup.decisions],
-                data={
-                    "name": dataset.name,
-                    "kind": dataset.kind,
-                    "splits": {name: len(split) for name, split in dataset.splits.items()},
-                    "labels": list(dataset.labels),
-                    "class_counts": list(dataset.class_counts),
-                    "notes": list(dataset.notes),
-                    "fingerprint": dataset.fingerprint,
-                },
-                model={
-                    "name": family_of(self.recipe.model),
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "layers": children,
-                    "from_data": from_data,
-                },
-                versions=versions(),
-                command=command,
-                total_steps=self.total_steps,
-                steps_per_epoch=self.steps_per_epoch,
-                batch_size=self.samples_per_step,
+            announce.started(
+                recipe, dataset, model, self.setup, self.plan, folder, command=command, from_data=from_data
             )
         )
-        messages = without_effect(self.recipe, dataset)
-        if self.config.batch_size != "full" and self.batch_size < self.config.batch_size:
-            messages.append(f"train.batch_size={self.config.batch_size} is more than all {self.batch_size} samples.")
-        for message in messages:
+        for message in announce.without_effect(recipe, dataset, self.plan):
             self._emit(events.Warned(step=0, message=message))
+
+    def _ask_to_stop(self, signal: int) -> None:
+        self.signal = signal
+
+    def _memory_settings(self) -> tuple[int, int]:
+        return self.plan.batch_size, self.config.accumulate
 
     def _begin_counting(self) -> None:
         self.began = self.saved_at = time.monotonic()
@@ -677,70 +600,6 @@ class Training:
         for observer in self.observers:
             observer(event)
 
-    @contextlib.contextmanager
-    def _logging(self) -> Iterator[None]:
-        import logging
-
-        handler = history.to_log(self.folder)
-        try:
-            yield
-        finally:
-            logging.getLogger("strata").removeHandler(handler)
-            handler.close()
-
-    @contextlib.contextmanager
-    def _shortage_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise RunError(
-                f"Cannot write to {self.folder.path}: {error.strerror}. Make room, then: "
-                f"strata resume {self.folder.path}"
-            ) from error
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                raise  # the second is how a CPU says it
-            half = max(1, self.batch_size // 2)
-            raise TrainingError(
-                f"Out of memory at step {self.state.step} with train.batch_size={self.batch_size}. "
-                f"The same steps in less memory: train.batch_size={half} train.accumulate={2 * self.config.accumulate}."
-            ) from error
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a wish to stop after this step; the second acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def asked(number: int, frame: object) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def factor_of(config: Any, step: int, total: int) -> float:
-    """Return the schedule's factor of the learning rate at a step."""
-    return factor(
-        config.schedule,
-        step,
-        total,
-        warmup=config.warmup,
-        decay=config.decay,
-        final=config.final,
-        step_every=config.step_every,
-        step_factor=config.step_factor,
-    )
-
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
     """Cut a step's batch into equal parts."""
@@ -750,30 +609,3 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
     pieces: dict[str, tuple[Tensor, ...]] = {name: tensor.chunk(parts) for name, tensor in batch.items()}
     for number in range(parts):
         yield {name: piece[number] for name, piece in pieces.items()}
-
-
-def without_effect(recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Return a line for each setting that was changed and does nothing on this path."""
-    lines = []  # data.* has been looked at where the data was read: those lines are among its notes
-    train, usual = recipe.train, TrainConfig()
-    for names, chosen, serve in (
-        (("momentum",), "optimizer", ("momentum", "nesterov", "rmsprop", "muon")),
-        (("betas",), "optimizer", ("adam", "adamw", "muon")),
-        (("decay",), "schedule", ("warmup_stable_decay",)),
-        (("final",), "schedule", ("cosine", "linear", "one_cycle", "warmup_stable_decay")),
-        (("step_every", "step_factor"), "schedule", ("step",)),
-    ):
-        value = getattr(train, chosen)
-        if value not in serve:
-            changed = (name for name in names if getattr(train, name) != getattr(usual, name))
-            lines += [f"train.{name} has no effect with train.{chosen}={value}." for name in changed]
-    if recipe.train.early_stopping is not None and (
-        recipe.task.main_metric is None or "validation" not in dataset.splits
-    ):
-        lines.append("train.early_stopping has no effect: there is no validation metric to watch.")
-    return lines
-
-
-def now() -> str:
-    """Return the time as ISO 8601 with its zone."""
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

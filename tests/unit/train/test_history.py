@@ -52,7 +52,7 @@ def test_the_log_says_events_in_words(folder: RunFolder) -> None:
 
 
 def test_what_the_library_logs_reaches_the_log_in_utf_8(folder: RunFolder) -> None:
-    handler = history.to_log(folder)
+    handler = guards.logging_to(folder)
     try:
         logging.getLogger("strata.data").warning("skipped größe.png")
     finally:

@@ -14,7 +14,7 @@ import strata
 from strata.config import keys
 from strata.errors import ConfigError, UnknownNameError
 from strata.recipes import FOR_KIND, RECIPES
-from strata.train.loop import without_effect
+from strata.train.announce import without_effect
 from strata.train.recipe import Recipe
 
 NAMED_IN_THE_ISSUE = (

@@ -1,0 +1,76 @@
+"""What stands around a run: signals, shortages of memory and disk, and the log file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+
+from strata.checkpoint.run_folder import RunFolder
+from strata.errors import RunError, TrainingError
+
+
+@contextlib.contextmanager
+def listening(ask: Callable[[int], None]) -> Iterator[None]:
+    """Call ``ask`` with the number of the first Ctrl-C or SIGTERM; a second one acts at once.
+
+    Does nothing outside the main thread, where Python takes no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        ask(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def shortages_explained(folder: RunFolder, batch_size: int, accumulate: int) -> Iterator[None]:
+    """Turn a full disk into RunError and a lack of memory into TrainingError, each saying what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise RunError(
+            f"Cannot write to {folder.path}: {error.strerror}. Make room, then: strata resume {folder.path}"
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise  # the second is how a CPU says it
+        raise TrainingError(
+            f"Out of memory with train.batch_size={batch_size}. The same steps in less memory: "
+            f"train.batch_size={max(1, batch_size // 2)} train.accumulate={2 * accumulate}."
+        ) from error
+
+
+@contextlib.contextmanager
+def logging_to(folder: RunFolder) -> Iterator[None]:
+    """Send what the library logs to the run's log.txt too."""
+    handler = logging.FileHandler(folder.log, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setLevel(logging.INFO)
+    logger = logging.getLogger("strata")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
