@@ -232,16 +232,11 @@ def summary(figures: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "min": min(figures), "max": max(figures), "spread": spread}
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine(device: str) -> dict[str, Any]:
     """Describe the machine: what a figure depends on, and nothing that names the machine."""
     import torch
 
-    from strata.device import cpu_flags, cpu_name
+    from strata.device import cpu_flags, cpu_name, usable_cores
 
     found: dict[str, Any] = {
         "cpu": cpu_name(),

@@ -22,7 +22,7 @@ import rounds
 import textbook
 import torch
 
-from strata.device import multiplies_bf16
+from strata.device import multiplies_bf16, usable_cores
 
 CLASSES = 10
 SIDE = 32
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
             pictures = textbook.Pictures(archive["x"], archive["y"])
 
     found = rounds.Measurement("vision_speed", "images per second", True, device=options.device, quick=quick)
-    cores = rounds.usable_cores()
+    cores = usable_cores()
     workers = (min(2, cores) if on_gpu else 0) if options.workers is None else options.workers
     plain = textbook.Way(device=options.device, workers=workers)
     tuned = textbook.Way(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ def described(cls: type) -> dict[str, str]:
     """Return the docstring of each field: the string that stands below it in the source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     found = {}
-    for statement, below in zip(body, body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[statement.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
+    for statement, below in itertools.pairwise(body):
+        documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(statement, ast.AnnAssign) and documented:
+            found[statement.target.id] = " ".join(str(below.value.value).split())
     return found
 
 

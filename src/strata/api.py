@@ -115,7 +115,7 @@ def verify(
     command that repeats it; `recipes.result_file` is where such results are kept.
     """
     changed = {key: str(value) for key, value in (settings or {}).items()}
-    reference = recipe(name, changed).reference
+    reference, commit = recipe(name, changed).reference, device.commit()  # of the code that is loaded now
     values, seconds, wall, metric, split = [], [], [], "", ""
     for seed in seeds:
         run = train(name, {**changed, "train.seed": seed}, runs=runs, observers=observers)
@@ -141,7 +141,7 @@ def verify(
         "total_seconds": [round(value, 2) for value in wall],
         "machine": f"{device.cpu_name()}, {device.usable_cores()} cores" + device.gpu_name(),
         "versions": device.versions(),
-        "commit": device.commit(),
+        "commit": commit,
         "command": shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"]),
         "note": note,
     }

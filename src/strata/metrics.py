@@ -144,6 +144,6 @@ def perplexity(total_nats: float, tokens: float) -> float:
         return math.inf
 
 
-def bits_per_character(total_nats: float, characters: float) -> float:
-    """Return the loss in bits for each character of text, whatever its tokens are."""
-    return total_nats / math.log(2) / characters if characters else math.nan
+def bits_per_token(total_nats: float, tokens: float) -> float:
+    """Return the loss in bits for each token."""
+    return total_nats / math.log(2) / tokens if tokens else math.nan

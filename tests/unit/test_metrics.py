@@ -60,7 +60,7 @@ def test_metrics_of_nothing_are_nan_and_no_error() -> None:
     assert all(math.isnan(value) for value in found.values())
     none = metrics.regression_metrics(metrics.regression_sums(torch.empty(0), torch.empty(0)))
     assert all(math.isnan(value) for value in none.values())
-    assert math.isnan(metrics.perplexity(0.0, 0)) and math.isnan(metrics.bits_per_character(0.0, 0))
+    assert math.isnan(metrics.perplexity(0.0, 0)) and math.isnan(metrics.bits_per_token(0.0, 0))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
@@ -83,4 +83,4 @@ def test_r2_of_a_constant_target_is_one_where_met_and_zero_where_not() -> None:
 def test_perplexity_and_bits_come_from_the_summed_loss() -> None:
     assert metrics.perplexity(10 * math.log(7), 10) == pytest.approx(7)
     assert metrics.perplexity(1e9, 1) == math.inf
-    assert metrics.bits_per_character(12 * math.log(2), 4) == pytest.approx(3)
+    assert metrics.bits_per_token(12 * math.log(2), 4) == pytest.approx(3)

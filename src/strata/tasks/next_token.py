@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from strata import losses, rng
+from strata import losses, metrics, rng
 from strata.data.dataset import Dataset, Split
 from strata.errors import ConfigError, DataError
 from strata.losses import LossSum
@@ -54,12 +54,11 @@ class NextToken(Task):
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Return loss in nats a token, perplexity, bits a token, and next-token accuracy."""
-        n = int(sums["n"])
-        loss = float(sums["loss"]) / n
+        n, total = int(sums["n"]), float(sums["loss"])
         return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_token": loss / math.log(2.0),
+            "loss": total / n,
+            "perplexity": metrics.perplexity(total, n),
+            "bits_per_token": metrics.bits_per_token(total, n),
             "accuracy": int(sums["hits"]) / n,
         }
 

@@ -64,7 +64,7 @@ def shortages_explained(folder: RunFolder, batch_size: int, accumulate: int) -> 
 @contextlib.contextmanager
 def logging_to(folder: RunFolder) -> Iterator[None]:
     """Send what the library logs to the run's log.txt too."""
-    handler = logging.FileHandler(folder.log, delay=True)
+    handler = logging.FileHandler(folder.log, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.setLevel(logging.INFO)
     logger = logging.getLogger("strata")

@@ -99,6 +99,16 @@ class Reference:
     """Machine, versions, commit, and anything a reader must know to compare."""
 
 
+FROM_DATA = {
+    "model.in_channels": " data.channels=1 makes pictures grey.",
+    "model.image_size": " data.image_size=N brings pictures to N x N pixels.",
+    "model.in_features": "",
+    "model.num_classes": "",
+    "model.vocab_size": " data.tokens chooses between characters and bytes.",
+}
+"""Sizes that a model takes from the data, and what to set instead."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Model, data, task and training of one run."""
@@ -128,6 +138,8 @@ class Recipe:
             return dataclasses.replace(self, model=preset(value))
         if key == "task" and isinstance(value, str):
             return dataclasses.replace(self, task=TASKS.get(value)())
+        if key in FROM_DATA:
+            raise ConfigError(f"{key!r} is decided by the data and cannot be set.{FROM_DATA[key]}")
         if key in ("recipe", "summary") or key.split(".")[0] == "reference":
             raise ConfigError(f"{key!r} describes the recipe and cannot be set.")
         recipe = override(self, key, value, owner=f"Recipe {self.recipe!r}")

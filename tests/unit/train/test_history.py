@@ -10,7 +10,7 @@ import pytest
 
 from strata.checkpoint.run_folder import RunFolder, create
 from strata.errors import RunError
-from strata.train import events, history
+from strata.train import events, guards, history
 
 
 @pytest.fixture
@@ -52,12 +52,8 @@ def test_the_log_says_events_in_words(folder: RunFolder) -> None:
 
 
 def test_what_the_library_logs_reaches_the_log_in_utf_8(folder: RunFolder) -> None:
-    handler = guards.logging_to(folder)
-    try:
+    with guards.logging_to(folder):
         logging.getLogger("strata.data").warning("skipped größe.png")
-    finally:
-        logging.getLogger("strata").removeHandler(handler)
-        handler.close()
     assert "skipped größe.png" in folder.log.read_text(encoding="utf-8")
 
 

@@ -1,0 +1,85 @@
+"""Write the README's tables from what was recorded: `python docs/make_results.py`. A test holds the two equal."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from strata.recipes import RECIPES, recipe, result_file
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def number(value: float | None, metric: str) -> str:
+    """Return a metric as the tables show it."""
+    if value is None:
+        return "—"
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+
+
+def results() -> str:
+    """Return the table of recipes that have a recorded result."""
+    rows = [
+        "| recipe | metric | published | ours, mean ± deviation | seeds | training, each | machine |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in RECIPES:
+        if not result_file(name).is_file():
+            continue
+        found: dict[str, Any] = json.loads(result_file(name).read_text(encoding="utf-8"))
+        metric = found["metric"]
+        spread = f"{100 * found['deviation']:.2f}" if metric == "accuracy" else f"{found['deviation']:.4f}"
+        seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
+        published = number(found["published"], metric)
+        if found["published"] is not None:
+            published += f" ({recipe(name).reference.source})"
+        rows.append(
+            f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)} ± {spread} "
+            f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']} |"
+        )
+    return "\n".join(rows)
+
+
+def speed() -> str:
+    """Return the table of the newest log of each benchmark."""
+    rows = ["| benchmark | ours | peer | ratio of medians (range over rounds) | log |", "|---|---|---|---|---|"]
+    newest: dict[str, Path] = {}
+    for path in sorted((ROOT / "benchmarks" / "logs").glob("*.json")):
+        newest[json.loads(path.read_text(encoding="utf-8"))["benchmark"]] = path
+    for name, path in newest.items():
+        for row in rows_of(name, json.loads(path.read_text(encoding="utf-8"))):
+            rows.append(f"| {row} | [{path.name}](benchmarks/logs/{path.name}) |")
+    return "\n".join(rows)
+
+
+def rows_of(name: str, log: dict[str, Any]) -> list[str]:
+    """Return a benchmark's rows, without the log's name."""
+    found = []
+    for ratio in log["ratios"]:
+        low, high = min(ratio["per_round"]), max(ratio["per_round"])
+        ours, theirs = (statistics.median(r[ratio[side]] for r in log["rounds"]) for side in ("ours", "theirs"))
+        least = "at least " if ratio["at_least"] else ""
+        found.append(
+            f"{name.replace('_', ' ')}, {ratio['what']} | {ours:,.4g} {log['unit']} | {theirs:,.4g}, {ratio['theirs']} "
+            f"| {least}{ratio['of_medians']:.2f} ({low:.2f} to {high:.2f})"
+        )
+    return found
+
+
+def between(text: str, mark: str, content: str) -> str:
+    """Return the text with what stands between two marks replaced."""
+    head, rest = text.split(f"<!-- {mark} -->", 1)
+    tail = rest.split(f"<!-- end of {mark} -->", 1)[1]
+    return f"{head}<!-- {mark} -->\n{content}\n<!-- end of {mark} -->{tail}"
+
+
+def page() -> str:
+    """Return the README as it should be."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return between(between(text, "results", results()), "speed", speed())
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(page(), encoding="utf-8")

@@ -1,0 +1,62 @@
+"""What the README says is so: its commands run, its tables are what was recorded, the settings' page is the code's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_tables_are_what_was_recorded() -> None:
+    assert runpy.run_path(str(ROOT / "docs" / "make_results.py"))["page"]() == README, "run docs/make_results.py"
+
+
+def test_the_settings_page_is_the_code() -> None:
+    written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["page"]() == written, "run docs/make_settings.py"
+
+
+def test_every_command_runs_or_is_marked_slow(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (20, 30), 90).save(tmp_path / "photo.png")
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("strata ")]
+    assert len(commands) > 10
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for line in commands:
+        words, _, comment = line.partition("#")
+        if comment.strip().startswith("slow"):
+            continue
+        command = [sys.executable, "-m", "strata.cli.main", *shlex.split(words)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):
+        exec(block, {})
+
+
+def test_a_recipe_verified_with_two_seeds_tells_mean_and_spread(tmp_path: Path) -> None:
+    from strata import api
+
+    result = api.verify("iris", {"train.epochs": 2}, seeds=(0, 1), runs=tmp_path)
+    assert len(result["values"]) == 2 and min(result["values"]) <= result["mean"] <= max(result["values"])
+    assert result["command"] == "strata verify iris train.epochs=2 seeds=0,1"
+    assert json.loads(json.dumps(result)) == result
