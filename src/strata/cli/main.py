@@ -106,8 +106,8 @@ def resume(run: RunArgument, settings: Settings = None, as_json: AsJson = False)
 def _conclude(run: Any, out: Any, as_json: bool) -> None:
     finished = run.finished
     out.print(f"Report    {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
-    verb = "generate" if run.recipe.task.generates else "predict"
-    out.print(f"Use it    strata {verb} {run.folder}", highlight=False, soft_wrap=True)
+    use = f"generate {run.folder}" if run.recipe.task.generates else f"predict {run.folder} INPUT..."
+    out.print(f"Use it    strata {use}", highlight=False, soft_wrap=True)
     if as_json:
         kept = ("metrics", "seconds", "samples_per_second", "tokens_per_second", "steps", "device", "precision")
         answer({"run": str(run.folder)} | {key: finished[key] for key in kept if key in finished})
