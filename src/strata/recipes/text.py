@@ -15,7 +15,7 @@ def gpt() -> Recipe:
     return Recipe(
         recipe="gpt",
         summary="A GPT of 4 layers, 256 wide",
-        model=GPTConfig(num_layers=4, num_heads=4, width=256, context=128, dropout=0.0, bias=False),
+        model=GPTConfig(num_layers=4, num_heads=4, width=256, context=128, dropout=0.0, bias=False, activation="gelu"),
         data=DataConfig(source="pycode"),
         task=NextToken(),
         train=TrainConfig(
@@ -42,7 +42,7 @@ def gpt_shakespeare_cpu() -> Recipe:
     return Recipe(
         recipe="gpt-shakespeare-cpu",
         summary="nanoGPT's CPU shape on tiny Shakespeare's characters",
-        model=GPTConfig(num_layers=4, num_heads=4, width=128, context=64, dropout=0.0, bias=False),
+        model=GPTConfig(num_layers=4, num_heads=4, width=128, context=64, dropout=0.0, bias=False, activation="gelu"),
         data=DataConfig(source="tinyshakespeare", tokens="character", validation=0.1, test=0.0),
         task=NextToken(),
         train=TrainConfig(
@@ -65,7 +65,7 @@ def gpt_shakespeare() -> Recipe:
     return Recipe(
         recipe="gpt-shakespeare",
         summary="nanoGPT's GPU shape on tiny Shakespeare's characters",
-        model=GPTConfig(num_layers=6, num_heads=6, width=384, context=256, dropout=0.2, bias=False),
+        model=GPTConfig(num_layers=6, num_heads=6, width=384, context=256, dropout=0.2, bias=False, activation="gelu"),
         data=DataConfig(source="tinyshakespeare", tokens="character", validation=0.1, test=0.0),
         task=NextToken(),
         train=TrainConfig(
