@@ -88,7 +88,7 @@ def write_mistakes(findings: Findings, split: Split, folder: RunFolder, dataset:
         shutil.rmtree(folder.samples / "mistakes", ignore_errors=True)
         number_N = torch.tensor([mistake["sample"] for mistake in findings.mistakes])
         input_N = split.gather(number_N, torch.zeros_like(number_N))["input"]
-        describe = getattr(split, "describe", lambda number: {})
+        describe: Any = getattr(split, "describe", lambda number: {})
         for k, mistake in enumerate(findings.mistakes):
             mistake |= {key: value for key, value in describe(mistake["sample"]).items() if key in ("row", "place")}
             if dataset.kind == "image":
