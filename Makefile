@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/python demo.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q
