@@ -643,5 +643,7 @@ def test_memory_that_runs_out_is_explained(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(Classify, "objective", greedy)
-    with pytest.raises(TrainingError, match=r"Out of memory with train.batch_size=16.*train\.batch_size=8 train\.accumulate=2"):
+    with pytest.raises(
+        TrainingError, match=r"Out of memory with train.batch_size=16.*train\.batch_size=8 train\.accumulate=2"
+    ):
         strata.train("iris", IRIS, runs=tmp_path)
