@@ -30,13 +30,15 @@ def results() -> str:
             continue
         found: dict[str, Any] = json.loads(result_file(name).read_text(encoding="utf-8"))
         metric = found["metric"]
-        spread = f"{100 * found['deviation']:.2f}" if metric == "accuracy" else f"{found['deviation']:.4f}"
+        spread = f" ± {100 * found['deviation']:.2f}" if metric == "accuracy" else f" ± {found['deviation']:.4f}"
+        if len(found["seeds"]) == 1:
+            spread = ""  # one run has none
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
         published = number(found["published"], metric)
         if found["published"] is not None:
             published += f" ({recipe(name).reference.source})"
         rows.append(
-            f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)} ± {spread} "
+            f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)}{spread} "
             f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']} |"
         )
     return "\n".join(rows)
