@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
                 "data.augment.crop": 4,
                 "data.augment.resized_crop": None,
                 "train.batch_size": batch_size,
+                "train.optimizer": "nesterov",  # the peer's kind, so that steps are compared and not methods
+                "train.learning_rate": 0.05,
+                "train.weight_decay": 5e-4,
+                "train.ema": 0.998,
                 "train.steps": ours.LONG,
                 "train.log_every": 100,
                 "train.evaluate_every": ours.LONG,

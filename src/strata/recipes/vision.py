@@ -99,11 +99,10 @@ def resnet() -> Recipe:
         task=Classify(label_smoothing=0.1),
         train=TrainConfig(
             epochs=20,
-            batch_size=64,
-            optimizer="nesterov",
-            learning_rate=0.05,
-            weight_decay=5e-4,
+            batch_size=32,
+            optimizer="muon",
+            learning_rate=0.005,
+            weight_decay=0.05,
             schedule="one_cycle",
-            ema=0.998,
         ),
     )
