@@ -20,7 +20,7 @@ from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering
-from strata.train.evaluate import BATCH_SIZE_AT_MOST, Evaluation, evaluate
+from strata.train.evaluate import Evaluation, batch_size_for, evaluate
 from strata.train.finish import save_grid
 from strata.train.recipe import Recipe
 
@@ -198,8 +198,7 @@ class Run:
         if chosen not in dataset.splits:
             raise DataError(f"Data {dataset.name!r} has no split {chosen!r}. It has: {', '.join(dataset.splits)}.")
         windows = predictor.task.split(dataset, chosen, recipe.model, training=False)
-        trained_with = recipe.train.batch_size  # as the run evaluated itself, so that the same bits come out
-        batch_size = BATCH_SIZE_AT_MOST if trained_with == "full" else max(64, 2 * trained_with)
+        batch_size = batch_size_for(recipe.train.batch_size)
         found = evaluate(
             predictor.task, predictor.model, windows, predictor.setup, predictor.prepare, batch_size=batch_size
         )

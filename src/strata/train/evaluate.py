@@ -17,6 +17,14 @@ from strata.tasks import Draw, Task
 BATCH_SIZE_AT_MOST = 512
 
 
+def batch_size_for(trained_with: int | str) -> int:
+    """Return how many samples go through the model at once, of a model trained with this ``train.batch_size``.
+
+    One rule for a run's own evaluations and for later ones, so that the same bits come out.
+    """
+    return BATCH_SIZE_AT_MOST if isinstance(trained_with, str) else min(BATCH_SIZE_AT_MOST, max(64, 2 * trained_with))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The metrics of a split, and the sums and samples behind them."""
@@ -43,7 +51,7 @@ def evaluate(
 
     Args:
         prepare: normalises a raw batch.
-        batch_size: samples in one forward pass; at most `BATCH_SIZE_AT_MOST` are taken.
+        batch_size: samples in one forward pass; see `batch_size_for`.
         check: called between batches; may raise to break off.
     """
     training = model.training
@@ -51,7 +59,7 @@ def evaluate(
     sums: dict[str, Tensor] = {}
     per_sample: dict[str, list[Tensor]] = {}
     try:
-        for raw in in_order(split, min(batch_size, BATCH_SIZE_AT_MOST), setup.device):
+        for raw in in_order(split, batch_size, setup.device):
             check()
             batch = prepare(raw)
             with setup.autocast():

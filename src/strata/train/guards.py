@@ -13,6 +13,7 @@ import torch
 
 from strata.checkpoint.run_folder import RunFolder
 from strata.errors import RunError, TrainingError
+from strata.train.plan import Plan
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def listening(ask: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shortages_explained(folder: RunFolder, batch_size: int, accumulate: int) -> Iterator[None]:
+def shortages_explained(folder: RunFolder, plan: Plan) -> Iterator[None]:
     """Turn a full disk into RunError and a lack of memory into TrainingError, each saying what to do."""
     try:
         yield
@@ -55,9 +56,10 @@ def shortages_explained(folder: RunFolder, batch_size: int, accumulate: int) -> 
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise  # the second is how a CPU says it
+        batch_size = plan.batch_size
         raise TrainingError(
             f"Out of memory with train.batch_size={batch_size}. The same steps in less memory: "
-            f"train.batch_size={max(1, batch_size // 2)} train.accumulate={2 * accumulate}."
+            f"train.batch_size={max(1, batch_size // 2)} train.accumulate={2 * plan.config.accumulate}."
         ) from error
 
 

@@ -34,7 +34,7 @@ from strata.tasks import Draw, Phase
 from strata.tasks.base import Answering
 from strata.train import announce, events, history
 from strata.train.average import Average
-from strata.train.evaluate import Evaluation, evaluate
+from strata.train.evaluate import Evaluation, batch_size_for, evaluate
 from strata.train.events import Interrupted, Observer
 from strata.train.finish import draw_sample, save_model, write_mistakes
 from strata.train.finite import find_culprit, not_finite
@@ -186,7 +186,7 @@ class Training:
         """Train to the end and return the run's folder."""
         self.folder = folder
         self.observers = (history.recorder(folder), history.writer(folder), *observers)
-        with logging_to(folder), listening(self._ask_to_stop), shortages_explained(folder, *self._memory_settings()):
+        with logging_to(folder), listening(self._ask_to_stop), shortages_explained(folder, self.plan):
             if resuming:
                 self._restore()
             else:
@@ -337,7 +337,7 @@ class Training:
                 windows,
                 self.setup,
                 self._prepare,
-                batch_size=max(64, 2 * self.plan.batch_size),
+                batch_size=batch_size_for(self.config.batch_size),
                 check=self._stop_if_asked,
             )
         self._emit(
@@ -577,9 +577,6 @@ class Training:
 
     def _ask_to_stop(self, signal: int) -> None:
         self.signal = signal
-
-    def _memory_settings(self) -> tuple[int, int]:
-        return self.plan.batch_size, self.config.accumulate
 
     def _begin_counting(self) -> None:
         self.began = self.saved_at = time.monotonic()
