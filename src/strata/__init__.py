@@ -24,6 +24,9 @@ if TYPE_CHECKING:
         create as create,
     )
     from strata.api import (
+        export as export,
+    )
+    from strata.api import (
         load as load,
     )
     from strata.api import (
@@ -44,13 +47,14 @@ _HOME = {
     "Run": "strata.api",
     "StrataError": "strata.errors",
     "create": "strata.api",
+    "export": "strata.api",
     "load": "strata.api",
     "recipe": "strata.api",
     "resume": "strata.api",
     "train": "strata.api",
 }
 
-__all__ = ["Recipe", "Run", "StrataError", "__version__", "create", "load", "recipe", "resume", "train"]
+__all__ = ["Recipe", "Run", "StrataError", "__version__", "create", "export", "load", "recipe", "resume", "train"]
 
 
 class _Package(ModuleType):

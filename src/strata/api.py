@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shlex
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from strata import device, models, recipes
+from strata import device, models, recipes, weights
 from strata.config import override
 from strata.errors import ConfigError, DataError, RunError, suggest
 from strata.predict.run import Predictor, Run
@@ -21,7 +22,7 @@ from strata.train import loop
 from strata.train.events import Interrupted, Observer
 from strata.train.recipe import Recipe
 
-__all__ = ["Recipe", "Run", "create", "load", "recipe", "resume", "train", "verify"]
+__all__ = ["Recipe", "Run", "create", "export", "load", "predictor", "recipe", "resume", "train", "verify"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def choose(what: str, settings: Mapping[str, Any]) -> tuple[Recipe, str]:
         names = {*recipes.RECIPES, *DATASETS}
         raise ConfigError(f"{what!r} is neither a recipe nor a path of data.{suggest(what, names)}")
     kind = recognize(what)
-    name = recipes.FOR_KIND[kind]
+    begins = any(key.split(".")[0] == "weights" for key in settings)
+    name = recipes.FOR_KIND_FROM_WEIGHTS.get(kind, recipes.FOR_KIND[kind]) if begins else recipes.FOR_KIND[kind]
     return recipe(name, {"data": what} | dict(settings)), f"{what} holds data of kind {kind!r}: recipe {name!r}"
 
 
@@ -175,15 +177,47 @@ def create(name: str, **sizes: Any) -> nn.Module:
 def load(folder: Path | str, **options: Any) -> Any:
     """Open what a folder holds: a run gives a `Run`, a run's ``model/`` folder gives its nn.Module in eval mode.
 
-    Raises RunError when it is neither.
+    So does a Hugging Face folder, or a file in torchvision's layout that is called after its model.
+    Raises RunError when it is none of these, WeightsError for foreign weights that Strata cannot take.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if (folder / "recipe.json").is_file():
         return Run(folder)
     if (folder / "config.json").is_file() and (folder / "preprocess.json").is_file():
         return Predictor(folder, **options).model
-    if folder.suffix in (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"):
-        raise RunError(f"{folder} is a pickle, which can run any code when it is read. Strata reads safetensors only.")
     if not folder.exists():
         raise RunError(f"There is nothing at {folder}.")
-    raise RunError(f"{folder} is neither a run (recipe.json) nor a model (config.json, preprocess.json).")
+    foreign = weights.open_weights(folder)
+    model: nn.Module = models.build(foreign.config)
+    weights.load_into(model, foreign)
+    return model.eval()
+
+
+def predictor(path: Path | str) -> Predictor:
+    """Return what answers, of a run, of a run's ``model/`` folder or of a Hugging Face folder.
+
+    Raises RunError, or WeightsError, when there is none.
+    """
+    folder = Path(path).expanduser()
+    return Predictor(folder) if (folder / "config.json").is_file() else Run(folder).predictor()
+
+
+def export(run: Path | str, to: str, out: Path | str) -> Path:
+    """Write a trained model as others read it and return where.
+
+    Args:
+        to: "huggingface", a folder that transformers opens with ``from_pretrained``, or "torchvision", a safetensors
+            file of a state dict.
+
+    Raises ConfigError for another layout, WeightsError for a model that has no counterpart there.
+    """
+    if to not in LAYOUTS:
+        raise ConfigError(f"There is no layout {to!r} to export to. There is: {', '.join(LAYOUTS)}.")
+    trained = predictor(run)
+    if to == "torchvision":
+        return weights.write_torchvision(out, trained.model)
+    prepared = {field.name: getattr(trained.preprocess, field.name) for field in dataclasses.fields(trained.preprocess)}
+    return weights.write_huggingface(out, trained.model, prepared, trained.context.labels)
+
+
+LAYOUTS = ("huggingface", "torchvision")

@@ -6,6 +6,7 @@
     ├── DataError            data that is missing, unreadable, or unfit for the task
     ├── RunError             a run folder that is not one, is in use, or does not fit what is asked of it
     │   └── CheckpointError  no checkpoint that verifies, or one that could not be written
+    ├── WeightsError         foreign weights that are unreadable, unsafe, or of another model
     ├── TrainingError        training that cannot go on: a loss that is no longer finite
     └── UnavailableError     something this machine or this installation lacks; says what to install
 
@@ -44,6 +45,10 @@ class RunError(StrataError):
 
 class CheckpointError(RunError):
     """No checkpoint that verifies, or one that could not be written."""
+
+
+class WeightsError(StrataError):
+    """Foreign weights that are unreadable, unsafe, or of another model."""
 
 
 class TrainingError(StrataError):

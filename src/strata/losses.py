@@ -236,3 +236,29 @@ def mean(loss: LossSum) -> Tensor:
     """Return ``total / count``; a batch in which nothing counts gives zero and not NaN."""
     count: Any = loss.count
     return loss.total / (count.clamp(min=1e-12) if isinstance(count, Tensor) else max(count, 1))
+
+
+def segmentation_per_sample(
+    logits_BKHW: Tensor, target_BHW: Tensor, *, cross_entropy: bool = True, dice: bool = True
+) -> LossParts:
+    """Return each picture's mean cross-entropy over its pixels, one minus its soft Dice, or their sum, shape (B,).
+
+    Dice is the mean over the classes but the first, which is the background (Milletari et al. 2016, section 3, with 1
+    added above and below, so that a class which a picture lacks is not an error). Pixels of class -1 do not count, nor
+    does a picture of none but them.
+    """
+    logits_BKHW = _wide(logits_BKHW)
+    counted_BHW = target_BHW >= 0
+    counted_B = counted_BHW.flatten(1).sum(1)
+    loss_B = torch.zeros_like(logits_BKHW[:, 0, 0, 0])
+    if cross_entropy:
+        entropy_BHW = F.cross_entropy(logits_BKHW, target_BHW, ignore_index=-1, reduction="none")
+        loss_B = loss_B + entropy_BHW.flatten(1).sum(1) / counted_B.clamp(min=1)
+    if dice:
+        chance_BKP = (logits_BKHW.softmax(1) * counted_BHW[:, None]).flatten(2)
+        true_BKP = torch.zeros_like(chance_BKP).scatter_(1, target_BHW.clamp(min=0).flatten(1)[:, None], 1.0)
+        true_BKP = true_BKP * counted_BHW.flatten(1)[:, None]
+        both_BK = (chance_BKP * true_BKP).sum(2)
+        either_BK = chance_BKP.square().sum(2) + true_BKP.sum(2)
+        loss_B = loss_B + (1 - (2 * both_BK + 1) / (either_BK + 1))[:, 1:].mean(1)
+    return LossParts(loss_B * (counted_B > 0), counted_B > 0)

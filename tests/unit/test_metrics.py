@@ -84,3 +84,93 @@ def test_perplexity_and_bits_come_from_the_summed_loss() -> None:
     assert metrics.perplexity(10 * math.log(7), 10) == pytest.approx(7)
     assert metrics.perplexity(1e9, 1) == math.inf
     assert metrics.bits_per_token(12 * math.log(2), 4) == pytest.approx(3)
+
+
+def _scored(n: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores of which positives tend to have higher ones, rounded so that some tie, and who is positive."""
+    generator = torch.Generator().manual_seed(seed)
+    is_positive = torch.rand(n, generator=generator) < 0.3
+    return ((torch.randn(n, generator=generator) + 1.2 * is_positive) * 8).round() / 8, is_positive
+
+
+def test_per_class_scores_are_scikit_learns(generator: torch.Generator) -> None:
+    true, predicted = torch.randint(4, (60,), generator=generator), torch.randint(4, (60,), generator=generator)
+    found = metrics.per_class(metrics.confusion_counts(predicted, true, 4))
+    expected = reference.precision_recall_fscore_support(true.numpy(), predicted.numpy(), zero_division=0)
+    for ours, theirs in zip(found[:4], expected, strict=True):
+        assert ours.tolist() == pytest.approx(theirs.tolist(), abs=1e-12)
+
+
+def test_calibration_in_batches_is_that_of_a_loop_over_bins(generator: torch.Generator) -> None:
+    confidence = torch.rand(300, generator=generator)
+    confidence[:4] = torch.tensor([0.0, 1.0, 1 / 15, 1 / 15 + 1e-6])
+    is_right = torch.rand(300, generator=generator) < confidence
+    bins = metrics.calibration_sums(confidence[:111], is_right[:111])
+    bins = bins + metrics.calibration_sums(confidence[111:], is_right[111:])
+    error = 0.0
+    for low in range(15):
+        inside = (confidence.double() > low / 15) & (confidence.double() <= (low + 1) / 15)
+        inside |= (confidence == 0) & (low == 0)
+        assert bins[low, 0] == inside.sum()
+        error += abs(float(confidence[inside].double().sum() - is_right[inside].double().sum())) / 300
+    assert metrics.expected_calibration_error(bins) == pytest.approx(error, abs=1e-6)
+
+
+def test_confidence_that_is_always_true_has_no_calibration_error_and_boasting_has_its_size() -> None:
+    half = torch.tensor([True, False] * 10)
+    assert metrics.expected_calibration_error(metrics.calibration_sums(torch.full((20,), 0.5), half)) == 0
+    boast = metrics.calibration_sums(torch.full((20,), 0.9), half)
+    assert metrics.expected_calibration_error(boast) == pytest.approx(0.4, abs=1e-6)
+    assert math.isnan(metrics.expected_calibration_error(metrics.calibration_sums(torch.empty(0), torch.empty(0))))
+
+
+def test_auroc_is_scikit_learns_and_undefined_of_one_class() -> None:
+    score, is_positive = _scored()
+    assert metrics.auroc(score, is_positive) == pytest.approx(reference.roc_auc_score(is_positive, score), abs=1e-12)
+    assert metrics.auroc(score, torch.ones_like(is_positive)) is None
+    assert metrics.auroc(torch.full_like(score, math.nan), is_positive) is None
+
+
+def test_macro_auroc_is_over_the_classes_that_occur(generator: torch.Generator) -> None:
+    score, target = torch.rand(80, 3, generator=generator), torch.randint(3, (80,), generator=generator)
+    probability = score / score.sum(1, keepdim=True)
+    expected = reference.roc_auc_score(target, probability, multi_class="ovr")
+    assert metrics.macro_auroc(probability, target) == pytest.approx(expected, abs=1e-12)
+    with_a_fourth = torch.cat([probability, torch.zeros(80, 1)], 1)
+    assert metrics.macro_auroc(with_a_fourth, target) == pytest.approx(expected, abs=1e-12)
+    assert metrics.macro_auroc(probability, torch.zeros_like(target)) is None
+
+
+def test_delong_s_variance_is_that_of_its_definition_over_all_pairs() -> None:
+    score, is_positive = _scored(120)
+    positive, negative = score[is_positive].double(), score[~is_positive].double()
+    wins = (positive[:, None] > negative).double() + 0.5 * (positive[:, None] == negative).double()
+    area = float(wins.mean())
+    variance = float(wins.mean(1).var() / len(positive) + wins.mean(0).var() / len(negative))
+    found = metrics.auroc_interval(score, is_positive)
+    assert found is not None and found[0] < area < found[1]
+    logit = [math.log(edge / (1 - edge)) for edge in found]
+    assert (logit[1] - logit[0]) / 2 * area * (1 - area) / 1.959964 == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+def test_classes_that_separate_perfectly_have_no_interval() -> None:
+    score, is_positive = torch.arange(10.0), torch.arange(10) > 4
+    assert metrics.auroc(score, is_positive) == 1 and metrics.auroc_interval(score, is_positive) is None
+
+
+@pytest.mark.parametrize("specificity", [0.0, 0.5, 0.9, 1.0])
+def test_the_threshold_is_the_lowest_that_keeps_the_specificity(specificity: float) -> None:
+    score, is_positive = _scored()
+    threshold = metrics.threshold_at_specificity(score, is_positive, specificity)
+    assert threshold is not None
+    sensitivity, kept = metrics.sensitivity_and_specificity(score, is_positive, threshold)
+    assert kept is not None and kept >= specificity
+    false_rate, true_rate, _ = reference.roc_curve(is_positive, score, drop_intermediate=False)
+    assert sensitivity == pytest.approx(max(true_rate[false_rate <= 1 - specificity + 1e-12]), abs=1e-12)
+
+
+def test_a_roc_curve_is_thinned_but_keeps_its_ends() -> None:
+    score, is_positive = _scored(3000)
+    points = metrics.roc_points(score + torch.rand(3000, generator=torch.Generator().manual_seed(1)), is_positive, 50)
+    assert len(points) <= 51 and points[0] == (0, 0) and points[-1] == (1, 1)
+    assert metrics.roc_points(score, torch.zeros_like(is_positive)) == []

@@ -65,14 +65,14 @@ def read_json(path: Path) -> Any:
         raise RunError(f"Cannot read {path}: {error}.") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors and sync; the caller renames. Raises CheckpointError when the disk refuses."""
     import safetensors
     from safetensors.torch import save_file
 
     ready = {name: tensor.detach().to("cpu", copy=False).contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(_unshared(ready), path)
+        save_file(_unshared(ready), path, metadata)
         sync_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"Cannot write {path}: {error}.") from error

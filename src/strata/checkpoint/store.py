@@ -82,7 +82,11 @@ def verify(checkpoint: Path) -> str | None:
     return None
 
 
-def load_newest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any], list[str]] | None:
+Loaded = tuple[int, dict[str, Tensor], dict[str, Any], list[str]]
+"""A checkpoint's step, tensors and numbers, and warnings about newer ones that were not whole."""
+
+
+def load_newest(folder: Path) -> Loaded | None:
     """Read the newest checkpoint that verifies.
 
     Returns step, tensors, numbers, and a line for each newer checkpoint that did not verify; None when there are no

@@ -15,15 +15,21 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
-    """Yield one raw input after another: folders give their pictures, tables their rows, text files their text."""
+    """Yield one raw input after another: folders give their pictures, tables their rows, text files their text.
+
+    Raises DataError for a file or folder that is missing, before anything is read.
+    """
     from strata.data.files import read_text
 
+    inputs = list(inputs)
+    if kind != "text":
+        for word in inputs:
+            if not Path(word).exists():
+                raise DataError(f"There is no file or folder {word!r}.")
     for word in inputs:
         path = Path(word)
         if kind == "text":
             yield read_text(path) if is_file(path) else word
-        elif not path.exists():
-            raise DataError(f"There is no file or folder {word!r}.")
         elif kind == "image":
             if path.is_dir():
                 found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
@@ -46,28 +52,73 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bool) -> int:
-    """Print answers as they come and return how many inputs could not be read."""
-    failed, kept = 0, []
-    table = csv.writer(sys.stdout) if as_csv else None
+def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bool) -> tuple[int, int]:
+    """Print answers as they come, none of them kept; return how many there were, and how many inputs were not read.
+
+    JSON is one object on one line, ``{"predictions": [...], "failed": 0}``, written piece by piece. Where something
+    raises in between, the line is ended as it is, so that what went wrong is a line of its own.
+    """
+    count = failed = 0
+    table = csv.writer(sys.stdout) if as_csv and not as_json else None
     if table is not None:
         table.writerow(["input", "answer", "probability"])
-    for number, item in enumerate(found):
-        if "top" in item:
-            item = item | {"top": item["top"][:top]}
-        name = item.get("input", f"row {number + 1}")
-        rows = list(_rows(item, top))
-        failed += "error" in item
-        if as_json:
-            kept.append({"input": name} | item)
-        elif table is not None:
-            table.writerows([name, *row] for row in rows)
-        else:
-            words = ", ".join(f"{text} {p:.1%}" if isinstance(p, float) else text for text, p in rows)
-            sys.stdout.write(f"{' '.join(name.split())[:60]}: {words}\n")
+    try:
+        for item in found:
+            count += 1
+            failed += "error" in item
+            if "top" in item:
+                item = item | {"top": item["top"][:top]}
+            name = item.get("input", f"row {count}")
+            rows = list(_rows(item, top))
+            if as_json:
+                sys.stdout.write('{"predictions": [' if count == 1 else ", ")
+                sys.stdout.write(json.dumps({"input": name} | item, ensure_ascii=False))
+            elif table is not None:
+                table.writerows([name, *row] for row in rows)
+            else:
+                words = ", ".join(f"{text} {p:.1%}" if isinstance(p, float) else text for text, p in rows)
+                sys.stdout.write(f"{' '.join(name.split())[:60]}: {words}\n")
+    except BaseException:
+        if as_json and count:
+            sys.stdout.write("\n")
+        raise
     if as_json:
-        sys.stdout.write(json.dumps({"predictions": kept, "failed": failed}, ensure_ascii=False) + "\n")
-    return failed
+        sys.stdout.write(("" if count else '{"predictions": [') + f'], "failed": {failed}}}\n')
+    return count, failed
+
+
+def write_pictures(found: Iterable[dict[str, Any]], out: Path | None, run: Path) -> Iterator[dict[str, Any]]:
+    """Yield answers; of those that are pictures write each as PNG, and yield where it is.
+
+    Args:
+        out: the folder to write them to, in which nothing is overwritten; ``predictions`` in the run's where None.
+
+    Raises ConfigError where a folder is given for answers that are no pictures.
+    """
+    folder = out or run / "predictions"
+    taken: set[str] = set()
+    for number, item in enumerate(found):
+        if "picture" in item:
+            stem = Path(item["input"]).stem if "input" in item else f"{number + 1}"
+            name, again = stem, 1
+            while name in taken or (out is not None and (folder / f"{name}.png").exists()):
+                name, again = f"{stem}-{again + 1}", again + 1
+            taken.add(name)
+            item = {key: value for key, value in item.items() if key != "picture"} | {
+                "file": _save(item["picture"], folder / f"{name}.png")
+            }
+        elif out is not None and "error" not in item:
+            raise ConfigError(f"--out={out} is for pictures, and this model's answers are none. Leave it out.")
+        yield item
+
+
+def _save(picture: Any, path: Path) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+    return str(path)
 
 
 def _rows(item: dict[str, Any], top: int) -> Iterator[tuple[str, Any]]:
@@ -75,6 +126,8 @@ def _rows(item: dict[str, Any], top: int) -> Iterator[tuple[str, Any]]:
         yield f"not read: {item['error']}", ""
     elif "top" in item:
         yield from ((entry["label"], entry["probability"]) for entry in item["top"])
+    elif "file" in item:
+        yield item["file"], ""
     elif "value" in item:
         yield f"{item['value']:.6g}", ""
     elif "next" in item:

@@ -135,16 +135,25 @@ def predict(
     top: Annotated[int, typer.Option(help="How many answers for each input.", min=1)] = 1,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print answers as CSV.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for answers that are pictures.")] = None,
 ) -> None:
-    """Answer with a trained run: the class of a picture, the number for a table's row, what follows a text."""
+    """Answer with a trained run: a picture's class or mask, the number for a table's row, what follows a text."""
     from strata import api
     from strata.cli import answers
+    from strata.cli.progress import counting
 
-    predictor = api.Run(run).predictor()
-    found = predictor.predict(answers.expand(inputs, predictor.preprocess.kind))
-    failed = answers.show(found, top=top, as_json=as_json, as_csv=as_csv)
+    predictor = api.predictor(run)
+    raw: Any = answers.expand(inputs, predictor.preprocess.kind)
+    if predictor.preprocess.kind == "image":  # their paths: so many that the bar has an end, and no more memory
+        raw = list(raw)
+    found = answers.write_pictures(predictor.predict(raw), out, run)
+    with counting(console(True), len(raw) if isinstance(raw, list) else None) as counted:
+        count, failed = answers.show(counted(found), top=top, as_json=as_json, as_csv=as_csv)
     if failed:
-        console(True).print(f"[bold red]Error:[/] {failed} of the inputs could not be read.", highlight=False)
+        were = "was" if failed == 1 else "were"
+        console(True).print(
+            f"[bold red]Error:[/] {failed:,} of {count:,} inputs could not be read and {were} skipped.", highlight=False
+        )
         raise typer.Exit(2)
 
 
@@ -175,10 +184,26 @@ def generate(
         "out": out,
     }
     options |= answers.typed(_only(split_settings(settings), *options))
-    predictor = api.Run(run).predictor()
+    predictor = api.predictor(run)
     made = answers.make(predictor, run, options, as_json)
     if as_json:
         answer({"run": str(run)} | made)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="huggingface (a folder) or torchvision (a .safetensors file).")],
+    out: Annotated[Path, typer.Option(help="Where it goes.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained model as other libraries read it: --to huggingface for transformers' from_pretrained."""
+    from strata import api
+
+    written = api.export(run, to, out)
+    console(as_json).print(f"Written   {written}", highlight=False, soft_wrap=True)
+    if as_json:
+        answer({"run": str(run), "to": to, "out": str(written)})
 
 
 @app.command()

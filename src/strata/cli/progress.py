@@ -1,15 +1,19 @@
-"""What a person sees while a run trains: a bar in a terminal, lines elsewhere."""
+"""What a person sees while a run trains, or answers many inputs: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from strata.train import events, history
 from strata.train.events import Observer
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -58,3 +62,34 @@ def watching(console: Console) -> Iterator[Observer]:
 
     with progress:
         yield observe
+
+
+@contextlib.contextmanager
+def counting(console: Console, total: int | None) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
+    """Give a function that passes things on and counts them in a bar, where the things go elsewhere than a terminal.
+
+    Things that a person sees pass by are their own progress, and a bar would be torn by them.
+    """
+    progress = Progress(
+        TextColumn("[bold]answering"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(),
+        console=console,
+        refresh_per_second=5,
+        disable=not console.is_terminal or sys.stdout.isatty(),
+        expand=True,
+        transient=True,
+        redirect_stdout=False,
+    )
+    bar = progress.add_task("answering", total=total)
+
+    def counted(things: Iterable[T]) -> Iterator[T]:
+        for thing in things:
+            yield thing
+            progress.advance(bar)
+
+    with progress:
+        yield counted

@@ -246,7 +246,7 @@ def _pictures(
     side, why = (config.image_size, "asked for") if config.image_size else images.decide_side([(width, height)])
     channels = config.channels or raw["train"].shape[1]
     notes.append(f"pictures are {side} x {side}: {why}")
-    tensors = {part: _resize(array, side, channels) for part, array in raw.items()}
+    tensors = {part: _resize(array, side, channels, config.framing) for part, array in raw.items()}
     targets = Targets("class", {})
     given = {part: target_N for part, (_, target_N) in parts.items() if target_N is not None}
     if given:
@@ -306,10 +306,10 @@ def _channels_first(array: np.ndarray, where: str) -> np.ndarray:
     )
 
 
-def _resize(array_NCHW: np.ndarray, side: int, channels: int) -> Tensor:
-    if array_NCHW.shape[1:] == (channels, side, side):
+def _resize(array_NCHW: np.ndarray, side: int, channels: int, framing: pictures.Framing) -> Tensor:
+    if array_NCHW.shape[1:] == (channels, side, side) and framing.crop_share == 1.0:
         return torch.from_numpy(np.array(array_NCHW, order="C"))
     found = np.empty((len(array_NCHW), channels, side, side), dtype=np.uint8)
     for k, pixels in enumerate(array_NCHW):
-        found[k] = pictures.to_square(pictures.from_array(pixels), side, channels)
+        found[k] = pictures.to_square(pictures.from_array(pixels), side, channels, framing)
     return torch.from_numpy(found)

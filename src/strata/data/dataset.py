@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from strata.config import Fraction, NotNegative, Positive
+from strata.config import Fraction, NotNegative, Positive, PositiveFloat
 from strata.data.augment import AugmentConfig
+from strata.data.pictures import CropShare, Fit, Framing, Interpolation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,25 +28,52 @@ class DataConfig:
 
     source: str = "digits"
     """A name (`strata data` lists them) or a path."""
-    kind: Literal["image", "table", "text"] | None = None
+    kind: Literal["image", "pairs", "table", "text"] | None = None
+    """Pairs are pictures with a picture each as their target; of pictures alone, noise is to be removed."""
     image_size: Positive | None = None
     """Height and width in pixels that pictures are brought to."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour."""
+    fit: Fit = "crop"
+    """A picture's short side resized and the middle cut out, or both sides stretched to the square."""
+    crop_share: CropShare = 1.0
+    """Side of what is cut out, as a share of the resized short side: 0.875 is 224 of 256."""
+    interpolation: Interpolation = "bilinear"
+    """Between pixels, where a picture is resized; with antialiasing, as Pillow has it."""
     pixels: Literal["standard", "tanh"] = "standard"
     """Pixel values a model sees: mean 0 and deviation 1 over the training data, or -1 to 1 for a tanh generator."""
+    mean: tuple[float, ...] | None = None
+    """What is taken off each channel, where pixels are 0 to 1: the training data's own where None."""
+    std: tuple[PositiveFloat, ...] | None = None
+    """What each channel is divided by then: the training data's own deviation where None."""
     target: str | None = None
-    """Column to predict in a table."""
+    """Column to predict in a table, or folder of the target pictures of pairs."""
     target_kind: Literal["class", "number"] | None = None
+    labels: tuple[str, ...] = ()
+    """Names of the classes where the data only numbers them, the lowest number's first."""
+    region: str | None = None
+    """Folder of masks, of pairs, that are black where the answer is not measured."""
+    crop_size: Positive | None = None
+    """Side of the parts that pairs are trained on, cut out at random; whole pictures are evaluated."""
     tokens: Literal["character", "byte"] | None = None
     validation: str | Fraction | None = None
     """A share of the training data (0: none), or a path, or None: what the data gives, else a share that is said."""
     test: str | Fraction | None = None
+    group: str | None = None
+    """What belongs together, a patient or a scene, and never lies on both sides of a split made here: a regular
+    expression whose first group, in a picture's path, names it, such as ``([^/_]+)_``; of a table, a column."""
     split_seed: NotNegative = 0
     """Decides which samples a made split holds out; apart from train.seed, so that seeds share one test set."""
     limit: Positive | None = None
     """Use at most this many training samples."""
+    balance: bool = False
+    """Draw training samples of all classes equally often, those of rarer classes again and again."""
     augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def framing(self) -> Framing:
+        """How a picture is brought to the square."""
+        return Framing(fit=self.fit, crop_share=self.crop_share, interpolation=self.interpolation)
 
 
 class Split(Protocol):
@@ -129,9 +157,9 @@ class Dataset:
 
     name: str
     kind: str
-    """"image", "table" or "text"."""
+    """"image", "pairs", "table" or "text"."""
     target_kind: str | None
-    """"class", "number", or None where the data is its own target."""
+    """"class", "number", "pixel_class", "pixel_number", or None where the data is its own target."""
     splits: dict[str, Split]
     """"train", and where there is one "validation" and "test"."""
     sizes: dict[str, int]
@@ -142,6 +170,8 @@ class Dataset:
     """Class names, in the order of their numbers."""
     class_counts: tuple[int, ...] = ()
     """Training samples of each class."""
+    balance: bool = False
+    """Training draws all classes equally often."""
     notes: tuple[str, ...] = ()
     """What was decided or found while reading, for the run's log: splits made, pictures skipped."""
     fingerprint: str = ""

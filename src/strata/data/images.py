@@ -1,12 +1,14 @@
 """Folders of class folders of pictures, and arrays of pictures, as data sets.
 
-Pictures that fit lie in memory, decoded once; others are decoded for each batch, in threads.
+A small folder is decoded at once and checked to the last file. A large one begins at once: a part of the headers says
+what it holds, and pictures are decoded in threads when a batch first wants them, then kept where all fit in memory.
 
 B samples in a batch, N pictures, C channels, S side.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
@@ -32,7 +34,11 @@ BAD_AT_MOST = 0.01
 SMALL_SIDE, SQUARE_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 256, 224, 32
 MEMORY_SHARE = 0.25
 """Of the available memory that decoded pictures may take."""
-PICTURES_FOR_STATISTICS = 2048
+PICTURES_AT_ONCE, PIXELS_AT_ONCE = 10_000, 1_000_000_000
+"""In a folder, at most, that is decoded before training begins: some seconds' work on a few cores."""
+HEADERS_OF_MANY = 2048
+"""Read of a folder with more pictures than are decoded at once, evenly spread."""
+PICTURES_FOR_STATISTICS = 1024
 """Decoded to find mean and deviation where not all are decoded anyway."""
 NAMED = 5
 """Files that a note or an error names."""
@@ -101,10 +107,11 @@ def _pictures_in(folder: Path, others: Counter[str], *, deep: bool) -> list[Path
                 found += _pictures_in(Path(entry.path), others, deep=True)
             continue
         file = Path(entry.path)
-        if file.suffix.lower() in pictures.EXTENSIONS:
+        extension = file.suffix.lower()
+        if extension in pictures.EXTENSIONS:
             found.append(file)
         else:
-            others[file.suffix.lower() or "no extension"] += 1
+            others[extension or "no extension"] += 1
     return found
 
 
@@ -116,12 +123,25 @@ class FileSplit:
     Args:
         files: (N,) of them.
         target: int64 (N,), where there is one.
+        keeps: pictures once decoded stay in memory.
     """
 
     in_memory = False
 
-    def __init__(self, files: Sequence[Path], target: Tensor | None, side: int, channels: int) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        target: Tensor | None,
+        side: int,
+        channels: int,
+        framing: pictures.Framing = pictures.MIDDLE,
+        keeps: bool = False,
+    ) -> None:
         self.files, self.target, self.side, self.channels = list(files), target, side, channels
+        self.framing, self.keeps = framing, keeps
+        n = len(self.files) if keeps else 0
+        self._kept_NCHW = torch.empty((n, channels, side, side), dtype=torch.uint8)  # takes memory as it is written
+        self._is_kept_N = torch.zeros(n, dtype=torch.bool)
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -134,15 +154,28 @@ class FileSplit:
 
     def gather(self, index_B: Tensor, epoch_B: Tensor) -> dict[str, Tensor]:
         """Return the samples of these numbers, decoded: uint8 (B, C, S, S). Raises DataError when too many are bad."""
-        wanted = index_B.tolist()
-        image_BCHW, bad = pictures.read_pictures([self.files[k] for k in wanted], self.side, self.channels)
-        for row, reason in bad.items():
-            self._remember(wanted[row], reason)
-            image_BCHW[row] = self._stand_in(wanted[row])
+        if self.keeps:
+            new_M = index_B[~self._is_kept_N[index_B]].unique()
+            if len(new_M):
+                self._kept_NCHW[new_M] = self._decode(new_M)
+                self._is_kept_N[new_M] = True
+            image_BCHW = self._kept_NCHW[index_B]
+        else:
+            image_BCHW = self._decode(index_B)
         batch = {"input": image_BCHW}
         if self.target is not None:
             batch["target"] = self.target[index_B]
         return batch
+
+    def _decode(self, index_B: Tensor) -> Tensor:
+        wanted = index_B.tolist()
+        image_BCHW, bad = pictures.read_pictures(
+            [self.files[k] for k in wanted], self.side, self.channels, self.framing
+        )
+        for row, reason in bad.items():
+            self._remember(wanted[row], reason)
+            image_BCHW[row] = self._stand_in(wanted[row])
+        return image_BCHW
 
     def _remember(self, index: int, reason: str) -> None:
         with self._lock:
@@ -158,7 +191,7 @@ class FileSplit:
             other = (index + step) % len(self.files)
             if other in self._bad or (self.target is not None and self.target[other] != self.target[index]):
                 continue
-            image_1CHW, bad = pictures.read_pictures([self.files[other]], self.side, self.channels)
+            image_1CHW, bad = pictures.read_pictures([self.files[other]], self.side, self.channels, self.framing)
             if not bad:
                 return image_1CHW[0]
             self._remember(other, bad[0])
@@ -210,34 +243,45 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
         ignored = ", ".join(f"{count:,} {name}" for name, count in others.most_common(NAMED))
         notes.append(f"ignored {sum(others.values()):,} files that are not pictures: {ignored}")
 
-    headers, bad = _read_headers(parts)
     total = sum(len(listing.files) for listing in parts.values())
-    _refuse_if_too_many(bad, total, str(root))
+    every = 1 if total <= PICTURES_AT_ONCE else -(-total // HEADERS_OF_MANY)
+    headers, bad = _read_headers({part: listing.files[::every] for part, listing in parts.items()})
+    looked_at = len(bad) + sum(len(found) for found in headers.values())
+    _refuse_if_too_many(bad, looked_at, str(root))
     train_sizes = [(header.width, header.height) for header in headers["train"].values()]
     side, why = (config.image_size, "asked for") if config.image_size else decide_side(train_sizes)
     unequal = len(set(train_sizes)) > 1 or train_sizes[0] != (side, side)
-    notes.append(f"pictures are {side} x {side}: {why}" + ("; short side resized, middle cut out" if unequal else ""))
+    notes.append(f"pictures are {side} x {side}: {why}" + (_how(config) if unequal else ""))
+    if looked_at < total:
+        notes.append(
+            f"{looked_at:,} of {total:,} pictures were looked at, evenly spread, to decide their size and colour"
+        )
     grey = all(header.is_grey for found in headers.values() for header in found.values())
     channels = config.channels or (1 if grey else 3)
     if config.channels is None:
         notes.append("pictures are grey" if grey else "pictures are in colour")
 
-    files = {part: list(found) for part, found in headers.items()}
+    known_bad = {file for file, _ in bad}
+    files = {part: [file for file in listing.files if file not in known_bad] for part, listing in parts.items()}
     fits = total * channels * side * side <= MEMORY_SHARE * available_memory_bytes()
+    pixels = sum(header.width * header.height for found in headers.values() for header in found.values())
+    at_once = fits and looked_at == total and pixels <= PIXELS_AT_ONCE
     images: dict[str, Tensor] = {}
-    if fits:
+    if at_once:
         for part, paths in files.items():
-            images[part], failed = pictures.read_pictures(paths, side, channels)
+            images[part], failed = pictures.read_pictures(paths, side, channels, config.framing)
             if failed:
                 bad += [(paths[k], reason) for k, reason in failed.items()]
                 kept = [k for k in range(len(paths)) if k not in failed]
                 files[part] = [paths[k] for k in kept]
                 images[part] = images[part][kept]
         _refuse_if_too_many(bad, total, str(root))
+    elif fits:
+        notes.append("pictures are decoded when they are first wanted, and then kept in memory")
     else:
         notes.append("pictures do not fit in memory and are decoded for each batch")
     if bad:
-        notes.append(f"skipped {len(bad):,} of {total:,} pictures that cannot be read: {_named(bad)}")
+        notes.append(f"skipped {len(bad):,} of {looked_at:,} pictures that cannot be read: {_named(bad)}")
 
     number = {label: k for k, label in enumerate(labels)}
     class_of = {
@@ -251,8 +295,11 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     if labels:
         counts = Counter(targets["train"].tolist())
         splits.check_classes(labels, {label: counts[k] for label, k in number.items()}, "picture", str(root))
+    looked_at_files = {file for found in headers.values() for file in found}
     relative = [
-        f"{part}/{Path(*file.parts[-2:])}/{file.stat().st_size}" for part, paths in files.items() for file in paths
+        f"{part}/{'/'.join(file.parts[-2:])}" + (f"/{file.stat().st_size}" if file in looked_at_files else "")
+        for part, paths in files.items()
+        for file in paths
     ]
     found = assemble(
         root.name,
@@ -266,9 +313,17 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
         channels=channels,
         notes=notes,
         details={"path": str(root)},
+        keeps=fits,
     )
-    content = [found.fingerprint] if fits else ["decoded for each batch", str(side), str(channels)]
+    content = [found.fingerprint] if at_once else ["decoded for each batch", str(side), str(channels)]
     return found.replace(fingerprint=digest(*content, *relative))
+
+
+def _how(config: DataConfig) -> str:
+    if config.fit == "stretch":
+        return "; both sides stretched to it"
+    share = "" if config.crop_share == 1.0 else f" ({config.crop_share:g} of it)"
+    return f"; short side resized, middle{share} cut out"
 
 
 def _list_elsewhere(path: Path, part: str) -> Listing:
@@ -305,14 +360,13 @@ def _check_listing(parts: Mapping[str, Listing], root: Path) -> tuple[str, ...]:
 
 
 def _read_headers(
-    parts: Mapping[str, Listing],
+    files: Mapping[str, Sequence[Path]],
 ) -> tuple[dict[str, dict[Path, pictures.Header]], list[tuple[Path, str]]]:
     headers, bad = {}, []
-    for part, listing in parts.items():
-        found, failed = pictures.read_headers(listing.files)
-        pairs = zip(listing.files, found, strict=True)
-        headers[part] = {file: header for file, header in pairs if header is not None}
-        bad += [(listing.files[k], reason) for k, reason in failed.items()]
+    for part, paths in files.items():
+        found, failed = pictures.read_headers(paths)
+        headers[part] = {file: header for file, header in zip(paths, found, strict=True) if header is not None}
+        bad += [(paths[k], reason) for k, reason in failed.items()]
     return headers, bad
 
 
@@ -330,6 +384,7 @@ def assemble(
     files: Mapping[str, Sequence[Path]] | None = None,
     notes: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
+    keeps: bool = False,
 ) -> Dataset:
     """Divide pictures into splits and measure them.
 
@@ -337,11 +392,14 @@ def assemble(
         images: by part, uint8 (N, C, S, S); None where ``files`` are decoded when wanted.
         targets: by part; empty where there are none.
         labels: names of the classes.
+        keeps: files, once decoded, stay in memory.
     """
     lengths = {part: len(found) for part, found in (images or files or {}).items()}
     train_N = targets.get("train")
     class_N = train_N if target_kind == "class" else None
-    index, said = splits.divide(plan, lengths["train"], class_N, config.split_seed)
+    groups = _groups(files, config, Path((details or {}).get("path", ".")))
+    group_N = splits.number_groups(groups["train"]) if groups else None
+    index, said = splits.divide(plan, lengths["train"], class_N, config.split_seed, group_N)
     index["train"], limited = splits.limit(
         index["train"], None if class_N is None else class_N[index["train"]], config.limit, config.split_seed
     )
@@ -356,22 +414,27 @@ def assemble(
         paths = [files[source][k] for k in index_N.tolist()] if files is not None else None
         if images is None:
             assert paths is not None
-            found[part] = FileSplit(paths, target_N, side, channels)
+            found[part] = FileSplit(paths, target_N, side, channels, config.framing, keeps)
         else:
             whole = len(index_N) == lengths[source]
             image_NCHW = images[source] if whole else images[source].index_select(0, index_N)
             found[part] = TensorSplit(image_NCHW, target_N, *([_describer(paths)] if paths else []))
+    if groups:
+        held = {part: [groups[part if part in lengths else "train"][k] for k in index[part].tolist()] for part in found}
+        said += splits.shared_groups(held)
     train = found["train"]
-    if images is None:
-        every = max(1, len(train) // PICTURES_FOR_STATISTICS)
-        sample_NCHW, _ = pictures.read_pictures(train.files[::every], side, channels)
-        mean, std = _statistics(sample_NCHW)
-    else:
-        mean, std = _statistics(train.input)
-    if config.pixels == "tanh":
-        mean = std = (0.5,) * channels
-    number = _number_scale(train.target) if target_kind == "number" and train.target is not None else {}
-    preprocess = ImagePreprocess(image_size=side, channels=channels, mean=mean, std=std, labels=labels, **number)  # type: ignore[arg-type]
+    mean, std = constants(train, config, channels)
+    scale = _number_scale(train.target) if target_kind == "number" and train.target is not None else (0.0, 1.0)
+    preprocess = ImagePreprocess(
+        image_size=side,
+        channels=1 if channels == 1 else 3,
+        mean=mean,
+        std=std,
+        labels=labels,
+        target_mean=scale[0],
+        target_std=scale[1],
+        **dataclasses.asdict(config.framing),
+    )
     classes = {"num_classes": len(labels) if target_kind == "class" else 1} if targets else {}
     return Dataset(
         name=name,
@@ -390,13 +453,50 @@ def assemble(
     )
 
 
+def _groups(files: Mapping[str, Sequence[Path]] | None, config: DataConfig, root: Path) -> dict[str, list[str]]:
+    if config.group is None:
+        return {}
+    if files is None:
+        raise ConfigError("data.group finds groups in the pictures' paths, and pictures of arrays have none.")
+    return splits.groups_of_paths(files, config.group, root)
+
+
 def _describer(paths: Sequence[Path]) -> Callable[[int], dict[str, Any]]:
     return lambda index: {"file": str(paths[index])}
 
 
-def _number_scale(target_N: Tensor) -> dict[str, float]:
+def _number_scale(target_N: Tensor) -> tuple[float, float]:
     values = target_N.double()
-    return {"target_mean": float(values.mean()), "target_std": float(values.std(correction=0)) or 1.0}
+    return float(values.mean()), float(values.std(correction=0)) or 1.0
+
+
+def constants(
+    train: FileSplit | TensorSplit, config: DataConfig, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of each channel that the model's pixels are brought to: given, or measured.
+
+    Raises ConfigError for given ones that are not one for each channel, or contradict data.pixels.
+    """
+    for name, given in (("mean", config.mean), ("std", config.std)):
+        if given is not None and config.pixels == "tanh":
+            raise ConfigError(f"data.{name} and data.pixels=tanh contradict each other. Leave one out.")
+        if given is not None and len(given) != channels:
+            raise ConfigError(
+                f"data.{name} has {len(given)} values and the pictures {channels} channels: one for each is needed; "
+                "data.channels=1 or 3 decides which they are read with."
+            )
+    if config.pixels == "tanh":
+        return (0.5,) * channels, (0.5,) * channels
+    if config.mean is not None and config.std is not None:
+        return config.mean, config.std
+    if isinstance(train, FileSplit):
+        every = max(1, len(train) // PICTURES_FOR_STATISTICS)
+        index_N = torch.arange(0, len(train), every)
+        image_NCHW = train.gather(index_N, torch.zeros_like(index_N))["input"]
+    else:
+        image_NCHW = train.input
+    mean, std = _statistics(image_NCHW)
+    return config.mean or mean, config.std or std
 
 
 def _statistics(image_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,14 +2,16 @@
 
 So the loader's place is the step number, and resuming skips nothing. Each epoch is a fresh permutation; a batch may
 reach over the end of an epoch into the next, so that every batch has the same size and every sample is seen exactly
-once in each epoch.
+once in each epoch. Where classes are balanced, an epoch has as many draws, shared evenly by the classes instead, and
+each class goes through its own samples in a fresh order again and again.
 
-B samples in a batch.
+B samples in a batch, N samples, K classes, M samples of one class.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -20,6 +22,8 @@ from strata import rng
 from strata.data.dataset import Split
 
 Batch = dict[str, Tensor]
+BATCHES_AHEAD = 4
+"""Read in the background, and so in memory at once, beside the one in use."""
 
 
 class Loader:
@@ -29,7 +33,8 @@ class Loader:
         batch_size: samples in one batch; at most the split's length.
         stream: name of the random stream, so that two phases of a step see their own order.
         prepare: turns (raw batch on the device, step) into what the model sees: augmentation, normalisation.
-        prefetch: read the next batch in the background; for splits that read from disk.
+        prefetch: read the next batches in the background; for splits that read from disk.
+        class_N: each sample's class, where classes are to be drawn equally often.
     """
 
     def __init__(
@@ -42,38 +47,59 @@ class Loader:
         device: torch.device,
         prepare: Callable[[Batch, int], Batch],
         prefetch: bool = False,
+        class_N: Tensor | None = None,
     ) -> None:
         self.split, self.batch_size, self.seed, self.stream = split, batch_size, seed, stream
         self.device, self.prepare = device, prepare
+        self.members = [] if class_N is None else _members(class_N.cpu())
         self.waited_seconds = 0.0
-        self._orders: dict[int, Tensor] = {}
+        self._orders: dict[int, tuple[Tensor, Tensor]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
-        self._next: tuple[int, Future[Batch]] | None = None
+        self._reading: dict[int, Future[Batch]] = {}
 
     def batch(self, number: int, step: int) -> Batch:
-        """Return batch ``number`` of the stream, prepared for ``step``; "sample" holds the sample numbers."""
+        """Return batch ``number`` of the stream, prepared for ``step``.
+
+        "sample" numbers the samples, for their random numbers; "epoch" says how often each was drawn before. Where
+        classes are balanced, a sample drawn again has another number, since both may be in one batch.
+        """
         began = time.perf_counter()
-        if self._pool is None:
-            raw = self._read(number)
-        else:
-            ahead, self._next = self._next, None
-            raw = ahead[1].result() if ahead is not None and ahead[0] == number else self._read(number)
-            self._next = (number + 1, self._pool.submit(self._read, number + 1))
+        raw = self._read(number) if self._pool is None else self._read_ahead(self._pool, number)
         self.waited_seconds += time.perf_counter() - began
         return self.prepare({k: v.to(self.device, non_blocking=True) for k, v in raw.items()}, step)
+
+    def _read_ahead(self, pool: ThreadPoolExecutor, number: int) -> Batch:
+        wanted = range(number, number + BATCHES_AHEAD + 1)
+        for other in self._reading.keys() - set(wanted):
+            self._reading.pop(other).cancel()
+        for other in wanted:
+            if other not in self._reading:
+                self._reading[other] = pool.submit(self._read, other)
+        return self._reading.pop(number).result()
 
     def _read(self, number: int) -> Batch:
         place_B = torch.arange(number * self.batch_size, (number + 1) * self.batch_size)
         epoch_B = place_B // len(self.split)
         within_B = place_B % len(self.split)
-        first, last = int(epoch_B[0]), int(epoch_B[-1])
-        index_B = torch.cat([self._order(e)[within_B[epoch_B == e]] for e in range(first, last + 1)])
-        return self.split.gather(index_B, epoch_B) | {"sample": index_B}
+        orders = [
+            (self._order(epoch), within_B[epoch_B == epoch]) for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1)
+        ]
+        index_B = torch.cat([index_N[within] for (index_N, _), within in orders])
+        seen_B = torch.cat([seen_N[within] for (_, seen_N), within in orders])
+        sample_B = index_B + len(self.split) * seen_B if self.members else index_B
+        batch = self.split.gather(index_B, seen_B) | {"sample": sample_B, "epoch": seen_B}
+        if self._pool is not None and self.device.type == "cuda":  # pinned here, a copy need not be waited for
+            batch = {name: value.pin_memory() for name, value in batch.items()}
+        return batch
 
-    def _order(self, epoch: int) -> Tensor:
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the samples of an epoch, and how often each was drawn before: int64 (N,) each."""
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = rng.permutation(len(self.split), self.seed, f"order of {self.stream}", epoch)
+            n = len(self.split)
+            order_N = rng.permutation(n, self.seed, f"order of {self.stream}", epoch)
+            found = balanced(self.members, order_N, self.seed, self.stream, epoch) if self.members else None
+            self._orders[epoch] = found or (order_N, torch.full((n,), epoch))
         return self._orders[epoch]
 
     def close(self) -> None:
@@ -82,9 +108,62 @@ class Loader:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _members(class_N: Tensor) -> list[Tensor]:
+    """Return the samples of each class that has any."""
+    count_K = torch.bincount(class_N)
+    return [part for part in class_N.argsort(stable=True).split(count_K.tolist()) if len(part)]
+
+
+def balanced(members: list[Tensor], order_N: Tensor, seed: int, stream: str, epoch: int) -> tuple[Tensor, Tensor]:
+    """Return the samples of an epoch, classes equally often, and how often each was drawn before: int64 (N,) each.
+
+    Draws are numbered through all epochs and dealt out to the classes in turn, so over epochs no class is ahead by
+    more than one; a class's draw r is place r mod M of its pass r div M through its samples in random order.
+
+    Args:
+        order_N: a permutation; decides where in the epoch the draws of each class stand.
+    """
+    n, count = len(order_N), len(members)
+    class_N = (epoch * n + order_N) % count
+    places = class_N.argsort(stable=True).split(torch.bincount(class_N, minlength=count).tolist())
+    index_N, seen_N = torch.empty_like(order_N), torch.empty_like(order_N)
+    for k, (member_M, place_R) in enumerate(zip(members, places, strict=True)):
+        if not len(place_R):
+            continue
+        size, before = len(member_M), (epoch * n - k + count - 1) // count
+        draw_R = before + torch.arange(len(place_R))
+        pass_P = torch.arange(before // size, int(draw_R[-1]) // size + 1)
+        key = rng.bits(seed, f"pass of {stream}", pass_P.repeat_interleave(size), member_M.repeat(len(pass_P)))
+        order_PM = key.view(-1, size).argsort(dim=1, stable=True)
+        index_N[place_R] = member_M[order_PM[draw_R // size - before // size, draw_R % size]]
+        seen_N[place_R] = draw_R // size
+    return index_N, seen_N
+
+
 def in_order(split: Split, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """Yield every sample of a split once, in order; the last batch may be smaller."""
-    for start in range(0, len(split), batch_size):
+    """Yield every sample of a split once, in order; the last batch may be smaller. What is not in memory is read ahead.
+
+    A caller that may stop before the end closes the generator, and with it what reads ahead.
+    """
+
+    def read(start: int) -> Batch:
         index_B = torch.arange(start, min(start + batch_size, len(split)))
-        raw = split.gather(index_B, torch.zeros_like(index_B)) | {"sample": index_B}
+        return split.gather(index_B, torch.zeros_like(index_B)) | {"sample": index_B}
+
+    starts = range(0, len(split), batch_size)
+    for raw in map(read, starts) if getattr(split, "in_memory", True) else _ahead(read, starts):
         yield {key: value.to(device, non_blocking=True) for key, value in raw.items()}
+
+
+def _ahead(read: Callable[[int], Batch], starts: range) -> Iterator[Batch]:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="in order")
+    reading: deque[Future[Batch]] = deque()
+    try:
+        for start in starts:
+            reading.append(pool.submit(read, start))
+            if len(reading) > BATCHES_AHEAD:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

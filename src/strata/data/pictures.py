@@ -16,11 +16,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Gt, Le
 from PIL import Image
 from torch import Tensor
 
@@ -40,6 +42,10 @@ _UPRIGHT = {
 """What undoes each orientation that EXIF knows."""
 _FILES_PER_TASK = 32
 
+Fit = Literal["crop", "stretch"]
+CropShare = Annotated[float, Gt(0), Le(1)]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+
 
 class BadPicture(Exception):
     """A file that is not a picture which can be decoded; the message is the reason."""
@@ -51,6 +57,31 @@ class Header(NamedTuple):
     width: int
     height: int
     is_grey: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """How a picture is brought to a square."""
+
+    fit: Fit = "crop"
+    """The short side resized and the middle cut out, or both sides stretched to the square."""
+    crop_share: CropShare = 1.0
+    """Side of what is cut out, as a share of the resized short side: 0.875 is 224 of 256."""
+    interpolation: Interpolation = "bilinear"
+    """With antialiasing, as Pillow has it; "nearest" has none."""
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom of what is kept of a picture."""
+        if self.fit == "stretch":
+            wide, high = width * self.crop_share, height * self.crop_share
+        else:
+            wide = high = min(width, height) * self.crop_share
+        left, top = (width - wide) / 2, (height - high) / 2
+        return left, top, left + wide, top + high
+
+
+MIDDLE = Framing()
+"""The largest square in the middle."""
 
 
 @contextlib.contextmanager
@@ -83,31 +114,55 @@ def read_header(source: Path | IO[bytes]) -> Header:
         return Header(image.width, image.height, is_grey)
 
 
-def read_picture(source: Path | IO[bytes], side: int, channels: int) -> np.ndarray:
+def read_picture(source: Path | IO[bytes], side: int, channels: int, framing: Framing = MIDDLE) -> np.ndarray:
     """Decode a file: uint8 (C, S, S). Raises BadPicture."""
     with _opened(source) as image:
-        if image.format in ("JPEG", "MPO"):
+        if image.format in ("JPEG", "MPO") and framing.interpolation != "nearest":
             # The decoder scales by 1/2, 1/4 or 1/8 for free; twice the size wanted is left for a good resize.
-            scale = 2 * side / min(image.size)
+            scale = 2 * side / (min(image.size) * framing.crop_share)
             image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        return to_square(image, side, channels)
+        return to_square(image, side, channels, framing)
 
 
-def to_square(image: Image.Image, side: int, channels: int) -> np.ndarray:
-    """Return a picture as uint8 (C, S, S): its short side resized to S with antialiasing, and the middle cut out."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF does not make the pixels bad
-        orientation = 1
+def read_whole(source: Path | IO[bytes], channels: int) -> np.ndarray:
+    """Decode a file at its own size: uint8 (C, H, W). Raises BadPicture."""
+    with _opened(source) as image:
+        return whole(image, channels)
+
+
+def whole(image: Image.Image, channels: int) -> np.ndarray:
+    """Return a picture at its own size, upright: uint8 (C, H, W)."""
+    orientation = _orientation(image)
     image = _flatten(image, channels)
-    short = min(image.size)
-    left, top = (image.width - short) / 2, (image.height - short) / 2
-    if (side, side) != image.size:
-        if short == side:  # only cut: no pixel is touched
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged EXIF does not make the pixels bad
+        return 1
+
+
+def to_square(image: Image.Image, side: int, channels: int, framing: Framing = MIDDLE) -> np.ndarray:
+    """Return a picture as uint8 (C, S, S), framed as asked for.
+
+    One resize of the part that is kept, so that a pixel at its edge is made of those beyond as well: the same as the
+    whole picture resized and then cut, as torchvision and Hugging Face do it, but for their rounding of the long
+    side to whole pixels.
+    """
+    orientation = _orientation(image)
+    image = _flatten(image, channels)
+    box = framing.box(*image.size)
+    if box != (0, 0, side, side):
+        left, top, right, bottom = box
+        if right - left == bottom - top == side:  # only cut: no pixel is touched
             image = image.crop((int(left), int(top), int(left) + side, int(top) + side))
         else:
-            box = (left, top, left + short, top + short)
-            image = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+            image = image.resize((side, side), Image.Resampling[framing.interpolation.upper()], box=box)
     if orientation in _UPRIGHT:  # the middle square may as well be turned after it is cut out
         image = image.transpose(_UPRIGHT[orientation])
     pixels = np.asarray(image)
@@ -180,13 +235,15 @@ def read_headers(paths: Sequence[Path]) -> tuple[list[Header | None], dict[int, 
     return headers, _for_each(len(paths), read)
 
 
-def read_pictures(paths: Sequence[Path], side: int, channels: int) -> tuple[Tensor, dict[int, str]]:
+def read_pictures(
+    paths: Sequence[Path], side: int, channels: int, framing: Framing = MIDDLE
+) -> tuple[Tensor, dict[int, str]]:
     """Decode many files in threads: uint8 (N, C, S, S), black where one is bad, and why, by number."""
     images = torch.zeros((len(paths), channels, side, side), dtype=torch.uint8)
     pixels = images.numpy()
 
     def read(k: int) -> None:
-        pixels[k] = read_picture(paths[k], side, channels)
+        pixels[k] = read_picture(paths[k], side, channels, framing)
 
     return images, _for_each(len(paths), read)
 

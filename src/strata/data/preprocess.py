@@ -44,7 +44,8 @@ class ImagePreprocess:
 
     kind: ClassVar[str] = "image"
 
-    image_size: Positive
+    image_size: Positive | None
+    """Side of the square that a picture is brought to; None leaves it at its own size."""
     channels: Literal[1, 3]
     mean: tuple[float, ...]
     """Of each channel, where pixels are 0 to 1."""
@@ -53,6 +54,15 @@ class ImagePreprocess:
     target_mean: float = 0.0
     """Of a number to predict."""
     target_std: float = 1.0
+    fit: pictures.Fit = "crop"
+    crop_share: pictures.CropShare = 1.0
+    interpolation: pictures.Interpolation = "bilinear"
+    """How a picture is brought to the square: see `pictures.Framing`."""
+
+    @property
+    def framing(self) -> pictures.Framing:
+        """How a picture is brought to the square."""
+        return pictures.Framing(fit=self.fit, crop_share=self.crop_share, interpolation=self.interpolation)
 
     def read(self, raw: Any) -> Tensor:
         """Turn a path, a Pillow picture, or an array or tensor (H, W), (H, W, C) or (C, H, W) into uint8 (C, S, S).
@@ -64,10 +74,17 @@ class ImagePreprocess:
                 if isinstance(raw, str | Path):
                     if not Path(raw).is_file():
                         raise DataError(f"{raw} is not there, or is not a file. Give the path of a picture.")
-                    pixels = pictures.read_picture(Path(raw), self.image_size, self.channels)
+                    raw = Path(raw)
+                    if self.image_size is None:
+                        pixels = pictures.read_whole(raw, self.channels)
+                    else:
+                        pixels = pictures.read_picture(raw, self.image_size, self.channels, self.framing)
                 else:
                     image = raw if isinstance(raw, Image.Image) else pictures.from_array(as_bytes(raw))
-                    pixels = pictures.to_square(image, self.image_size, self.channels)
+                    if self.image_size is None:
+                        pixels = pictures.whole(image, self.channels)
+                    else:
+                        pixels = pictures.to_square(image, self.image_size, self.channels, self.framing)
         except pictures.BadPicture as error:
             named = raw if isinstance(raw, str | Path) else "The picture"
             raise DataError(f"{named} cannot be read: {error}.") from None

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from strata.data import arrays, catalog, images, pictures, tables, text
+from strata.data import arrays, catalog, images, pairs, pictures, splits, tables, text
+from strata.data.augment import without_effect
 from strata.data.dataset import DataConfig, Dataset
 from strata.errors import ConfigError, DataError, suggest
 
@@ -20,22 +21,32 @@ _PICKLES = frozenset((".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt"))
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar"))
 _PROSE = frozenset((".txt", ".md", ".rst", ".py"))
 _FILES_LOOKED_AT = 20_000
-_KIND_OF = {"folder": "image", "idx": "image", "npz": "image", "table": "table", "text": "text"}
+_KIND_OF = {"folder": "image", "idx": "image", "npz": "image", "pairs": "pairs", "table": "table", "text": "text"}
 _OPENERS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
     "folder": images.open_folder,
     "idx": arrays.open_idx,
     "npz": arrays.open_npz,
+    "pairs": pairs.open_pairs,
     "table": tables.open_table,
     "text": text.open_text,
 }
 _ONLY_FOR = {
-    "image_size": ("image",),
-    "channels": ("image",),
-    "pixels": ("image",),
-    "augment": ("image",),
-    "target": ("table",),
+    "image_size": ("image", "pairs"),
+    "channels": ("image", "pairs"),
+    "fit": ("image", "pairs"),
+    "crop_share": ("image", "pairs"),
+    "interpolation": ("image", "pairs"),
+    "pixels": ("image", "pairs"),
+    "mean": ("image", "pairs"),
+    "std": ("image", "pairs"),
+    "augment": ("image", "pairs"),
+    "target": ("pairs", "table"),
+    "region": ("pairs",),
+    "crop_size": ("pairs",),
+    "group": ("image", "table"),
     "tokens": ("text",),
-    "target_kind": ("image", "table"),
+    "target_kind": ("image", "pairs", "table"),
+    "labels": ("image", "table"),
 }
 """Settings that do nothing for other kinds of data."""
 
@@ -47,8 +58,9 @@ def open_data(config: DataConfig) -> Dataset:
     """
     entry = catalog.find(config.source)
     if entry is not None:
-        _check_kind(config, entry.kind)
-        dataset = entry.open(config)
+        as_pairs = config.kind == "pairs" and entry.kind == "image"
+        _check_kind(config, "pairs" if as_pairs else entry.kind)
+        dataset = pairs.alone(entry.open(config), config) if as_pairs else entry.open(config)
         if Path(config.source).exists():
             note = f"{config.source!r} is the named data set; what lies at that path is ./{config.source}"
             dataset = dataset.replace(notes=(note, *dataset.notes))
@@ -62,14 +74,21 @@ def open_data(config: DataConfig) -> Dataset:
         for name, kinds in _ONLY_FOR.items()
         if dataset.kind not in kinds and getattr(config, name) != _DEFAULTS[name]
     ]
-    return dataset.replace(notes=(*dataset.notes, *idle))
+    if config.labels and dataset.kind in _ONLY_FOR["labels"] and dataset.labels != config.labels:
+        idle.append("data.labels has no effect: the data has names for its classes, or no classes")
+    if dataset.kind == "image":
+        idle += without_effect(config.augment)
+    if config.balance and not dataset.class_counts:
+        raise ConfigError(f"data.balance draws classes equally often, and {dataset.name!r} has none to tell apart.")
+    balance = splits.balance_note(dataset.labels, dataset.class_counts, config.balance)
+    return dataset.replace(notes=(*dataset.notes, *balance, *idle), balance=config.balance)
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(DataConfig)}
 
 
 def recognize(source: str | Path) -> str:
-    """Return what kind of data a name or path is: "image", "table" or "text".
+    """Return what kind of data a name or path is: "image", "pairs", "table" or "text".
 
     Raises DataError for a path that does not exist, is empty, holds pickles, or is not understood.
     """
@@ -145,6 +164,8 @@ def _pickle_words(what: str) -> str:
 
 
 def _form_of_folder(path: Path, kind: str | None) -> str:
+    if kind == "pairs" or (kind is None and pairs.is_paired(path)):
+        return "pairs"
     top, counts = _look(path)
     if not counts:
         raise DataError(f"{path} is an empty folder. Understood: {UNDERSTOOD}.")

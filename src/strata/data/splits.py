@@ -7,7 +7,9 @@ N samples.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,8 @@ SHARE_BESIDE_ANOTHER = 0.10
 """Of the training samples, where the data gives one of the two and the other is made ..."""
 SAMPLES_BESIDE_ANOTHER = 5000
 """... but not more than this."""
+UNEQUAL = 2
+"""Times as many training samples of one class as of another, from which on it is said."""
 
 
 @dataclass
@@ -116,10 +120,16 @@ def plan(
     return found
 
 
-def divide(plan: Plan, n: int, class_N: Tensor | None, seed: int) -> tuple[dict[str, Tensor], list[str]]:
+def divide(
+    plan: Plan, n: int, class_N: Tensor | None, seed: int, group_N: Tensor | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
     """Divide ``n`` training samples; return the sample numbers of each split, ascending, and what was done, in words.
 
-    Every class keeps its share in every split as nearly as whole samples allow, and keeps at least one to train on.
+    Every class keeps its share in every split as nearly as whole samples (or groups) allow, and keeps at least one to
+    train on.
+
+    Args:
+        group_N: the number of the group that each sample belongs to: none is divided.
     """
     counts: dict[str, int] = {}
     for name, share in plan.shares.items():
@@ -130,6 +140,8 @@ def divide(plan: Plan, n: int, class_N: Tensor | None, seed: int) -> tuple[dict[
         counts.pop(next(iter(counts)))
     class_N = torch.zeros(n, dtype=torch.int64) if class_N is None else class_N
     stratified = bool((class_N != class_N[:1]).any())
+    if group_N is not None:
+        return _divide_groups(plan, counts, class_N, group_N, seed)
     place_N = rng.bits(seed, "split", 0, torch.arange(n))[:, 0]
     order_N = place_N.argsort(stable=True)
     order_N = order_N[class_N[order_N].argsort(stable=True)]  # by class, at random within
@@ -156,6 +168,98 @@ def divide(plan: Plan, n: int, class_N: Tensor | None, seed: int) -> tuple[dict[
     notes += [f"too few samples for a {name} split" for name in plan.shares if name not in taken]
     order = ("train", *HELD_OUT)
     return {name: torch.cat(picked[name]).sort().values for name in order if name in picked}, notes
+
+
+def _divide_groups(
+    plan: Plan, counts: Mapping[str, int], class_N: Tensor, group_N: Tensor, seed: int
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Hold out whole groups, at random among those that most have a class in common, until about enough samples are."""
+    n, classes = len(class_N), int(class_N.max()) + 1
+    table_GK = torch.bincount(group_N * classes + class_N, minlength=(int(group_N.max()) + 1) * classes)
+    table_GK = table_GK.view(-1, classes)
+    size_G, class_G = table_GK.sum(1), table_GK.argmax(1)
+    order_G = rng.bits(seed, "split of groups", 0, torch.arange(len(size_G)))[:, 0].argsort(stable=True)
+    left = {k: order_G[class_G[order_G] == k].tolist() for k in range(classes)}
+    taken: dict[str, list[int]] = {name: [] for name in counts}
+    shares = {k: sum(int(size_G[g]) for g in found) / n for k, found in left.items()}
+    for name, count in counts.items():
+        for k, found in left.items():
+            held = 0
+            for group in list(found):
+                size = int(size_G[group])
+                if len(found) > 1 and held + size / 2 <= count * shares[k]:
+                    found.remove(group)
+                    taken[name].append(group)
+                    held += size
+        several = [group for found in left.values() if len(found) > 1 for group in found]
+        if not taken[name] and several:  # all are larger than what is wanted
+            smallest = min(several, key=lambda group: int(size_G[group]))
+            left[int(class_G[smallest])].remove(smallest)
+            taken[name].append(smallest)
+    split_G = torch.zeros(len(size_G), dtype=torch.int64)
+    for number, groups in enumerate(taken.values(), 1):
+        split_G[groups] = number
+    split_N = split_G[group_N]
+    index, notes = {"train": (split_N == 0).nonzero()[:, 0]}, []
+    for number, (name, groups) in enumerate(taken.items(), 1):
+        if groups:
+            index[name] = (split_N == number).nonzero()[:, 0]
+            notes.append(
+                f"{plan.why(name)}: held out {100 * len(index[name]) / n:.3g} % ({len(index[name]):,} samples), "
+                f"{len(groups):,} of {len(size_G):,} groups and none of them divided, split_seed={seed}"
+            )
+    notes += [f"too few groups for a {name} split" for name in plan.shares if name not in index]
+    return {name: index[name] for name in ("train", *HELD_OUT) if name in index}, notes
+
+
+def groups_of_paths(files: Mapping[str, Sequence[Path]], pattern: str, root: Path) -> dict[str, list[str]]:
+    """Return by part the name of each file's group, as data.group finds it in the path below ``root``.
+
+    Raises ConfigError for what is no regular expression, DataError for files in whose path it finds nothing.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"data.group={pattern} is no regular expression: {error}.") from None
+    found: dict[str, list[str]] = {}
+    strangers: list[str] = []
+    for part, paths in files.items():
+        found[part] = []
+        for file in paths:
+            place = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+            match = expression.search(place)
+            name = None if match is None else match[1 if expression.groups else 0]
+            if name is None:
+                strangers.append(place)
+            found[part].append(name or "")
+    if strangers:
+        more = f" and {len(strangers) - 1:,} more" if len(strangers) > 1 else ""
+        raise DataError(f"data.group={pattern} finds no group in the path {strangers[0]}{more}. Change the expression.")
+    return found
+
+
+def number_groups(names: Sequence[str]) -> Tensor:
+    """Return the number of each sample's group: int64 (N,)."""
+    number = {name: k for k, name in enumerate(sorted(set(names)))}
+    return torch.tensor([number[name] for name in names], dtype=torch.int64)
+
+
+def shared_groups(groups: Mapping[str, Collection[str]]) -> list[str]:
+    """Return a warning in words for each two splits that share groups.
+
+    Args:
+        groups: by split, the names of its samples' groups.
+    """
+    notes = []
+    for one, other in itertools.combinations([name for name in ("train", *HELD_OUT) if name in groups], 2):
+        both = sorted(set(groups[one]) & set(groups[other]))
+        if both:
+            lie = "group lies" if len(both) == 1 else "groups lie"
+            notes.append(
+                f"{len(both):,} {lie} in both {one} and {other} ({', '.join(both[:3])}{', ...' * (len(both) > 3)}): "
+                f"what is measured on {other} may be too good"
+            )
+    return notes
 
 
 def _apportion(total: int, sizes: list[int], room: list[int]) -> list[int]:
@@ -190,6 +294,28 @@ def limit(index_N: Tensor, class_N: Tensor | None, at_most: int | None, seed: in
     starts = [sum(sizes[:k]) for k in range(len(sizes))]
     kept_M = torch.cat([order_N[start : start + count] for start, count in zip(starts, taken, strict=True)])
     return index_N[kept_M.sort().values], [f"data.limit: {at_most:,} of {n:,} training samples are used"]
+
+
+def balance_note(labels: Sequence[str], counts: Sequence[int], is_balanced: bool) -> list[str]:
+    """Return what a person should know where some classes have far more training samples than others.
+
+    Args:
+        counts: training samples of each class.
+    """
+    most = max(range(len(counts)), key=lambda k: counts[k], default=0)
+    least = min(range(len(counts)), key=lambda k: counts[k], default=0)
+    if not counts or counts[least] == 0 or counts[most] <= UNEQUAL * counts[least]:
+        return []
+    if is_balanced:
+        often, seldom = (sum(counts) / len(counts) / counts[k] for k in (least, most))
+        return [
+            f"data.balance: classes are drawn equally often, so a sample of {labels[least]!r} {often:.3g} times an "
+            f"epoch and one of {labels[most]!r} {seldom:.3g} times"
+        ]
+    return [
+        f"classes are unequal: {labels[most]!r} has {counts[most]:,} training samples and {labels[least]!r} "
+        f"{counts[least]:,}; task.class_weights=balanced or data.balance=true make each class count alike"
+    ]
 
 
 def check_classes(labels: Collection[str], counts: Mapping[str, int], what: str, where: str) -> None:

@@ -23,7 +23,7 @@ import torch
 from strata.data import splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
 from strata.data.files import read_text
-from strata.data.preprocess import FLAGS, MISSING, OTHER, PARSERS, PLURALS, Column, TablePreprocess
+from strata.data.preprocess import FLAGS, MISSING, OTHER, PARSERS, PLURALS, Column, TablePreprocess, parse_category
 from strata.data.targets import read_targets
 from strata.errors import DataError, UnavailableError, suggest
 
@@ -322,6 +322,15 @@ def table_files(path: Path) -> dict[str, Path]:
     raise DataError(f"{path} holds several tables ({listed}), none named train. Give the path of one file.")
 
 
+def _groups(table: Table, config: DataConfig) -> list[str]:
+    """Return the name of each row's group; a row without one is a group of its own."""
+    column = config.group
+    if column not in table.columns:
+        hint = suggest(str(column), table.columns, 40)
+        raise DataError(f"{table.where} has no column {column!r} (data.group).{hint}")
+    return [parse_category(value) or table.place(row) for row, value in enumerate(table.columns[column])]
+
+
 def _target_column(table: Table, config: DataConfig) -> str:
     names = list(table.columns)
     if config.target is not None:
@@ -400,11 +409,16 @@ def _build(
         counts = torch.bincount(class_N, minlength=len(targets.labels)).tolist()
         found = dict(zip(targets.labels, counts, strict=True))
         splits.check_classes(targets.labels, found, "row", f"column {target!r} of {train.where}")
-    index, said = splits.divide(plan, train.rows, class_N, config.split_seed)
+    groups = {part: _groups(table, config) for part, table in parts.items()} if config.group else {}
+    group_N = splits.number_groups(groups["train"]) if groups else None
+    index, said = splits.divide(plan, train.rows, class_N, config.split_seed, group_N)
     in_train_N = index["train"]
     class_of_train = None if class_N is None else class_N[in_train_N]
     index["train"], limited = splits.limit(in_train_N, class_of_train, config.limit, config.split_seed)
     index |= {part: torch.arange(table.rows) for part, table in parts.items() if part != "train"}
+    if groups:
+        held = {part: [groups[part if part in parts else "train"][k] for k in index[part].tolist()] for part in index}
+        said += splits.shared_groups(held)
 
     kinds = {
         column: _kind_of(_chained([table.columns[column] for table in parts.values()]), train.decimal)
@@ -417,6 +431,9 @@ def _build(
     columns: list[Column] = []
     fitted_rows = index["train"].numpy()
     for column in inputs:
+        if column == config.group:
+            notes.append(f"column {column!r} dropped: it names groups (data.group)")
+            continue
         fitted = _fit(column, kinds[column], typed["train"][column][fitted_rows])
         if isinstance(fitted, Column):
             columns.append(fitted)

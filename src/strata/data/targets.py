@@ -91,6 +91,13 @@ def read_targets(
     if numeric and not config.target_kind and not labels:
         note += " (data.target_kind=number would make it a number)"
     numbers, names = _number(parts, distinct, whole, labels, where, place)
+    if numeric and not labels and config.labels:
+        if len(set(config.labels)) != len(names):
+            raise DataError(
+                f"data.labels gives {len(set(config.labels))} names to the {len(names)} classes of {where}."
+            )
+        note = f"{where} holds {len(names)} classes: " + ", ".join(map("{} is {}".format, names, config.labels))
+        names = config.labels
     return Targets("class", numbers, names, () if labels else (note,))
 
 

@@ -31,7 +31,10 @@ def attention(
         is_causal: each query sees keys up to its own place; T and S are equal then.
     """
     short = q_BHTK.shape[2] <= FP32_PAYS_TO_LENGTH
-    if q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16 and short and torch.is_grad_enabled():
+    fp32_pays = q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16 and short and torch.is_grad_enabled()
+    if mask is not None and mask.is_floating_point():
+        mask = mask.float() if fp32_pays else mask.to(q_BHTK.dtype)
+    if fp32_pays:
         with torch.autocast("cpu", enabled=False):
             y_BHTK = F.scaled_dot_product_attention(
                 q_BHTK.float(), k_BHSK.float(), v_BHSK.float(), attn_mask=mask, dropout_p=dropout, is_causal=is_causal

@@ -25,11 +25,74 @@ def _add(name: str, target: str, summary: str, presets: str = "") -> None:
 
 _add("mlp", "strata.models.mlp:MLP", "Perceptron and multilayer perceptron", "perceptron")
 _add("lenet", "strata.models.lenet:LeNet", "LeNet-5, LeCun et al. 1998", "lenet5 lenet5_modern")
+_add("alexnet", "strata.models.alexnet:AlexNet", "AlexNet, Krizhevsky et al. 2012", "alexnet_2012")
+_add(
+    "vgg",
+    "strata.models.vgg:VGG",
+    "VGG, Simonyan and Zisserman 2015",
+    "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn",
+)
+_add(
+    "inception",
+    "strata.models.inception:Inception",
+    "GoogLeNet and Inception-v3, Szegedy et al. 2015 and 2016",
+    "googlenet inception_v3",
+)
 _add(
     "resnet",
     "strata.models.resnet:ResNet",
     "Residual networks, He et al. 2016",
-    "resnet18 resnet34 resnet50 resnet101 resnet152 resnet20 resnet32 resnet44 resnet56 resnet110",
+    "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 "
+    "resnet20 resnet32 resnet44 resnet56 resnet110",
+)
+_add(
+    "preresnet",
+    "strata.models.preresnet:PreResNet",
+    "Residual networks that normalise first, He et al. 2016; wide ones, Zagoruyko and Komodakis 2016",
+    "preresnet18 preresnet34 preresnet50 preresnet101 preresnet152 preresnet200 "
+    "preresnet110 preresnet164 wrn_16_4 wrn_28_10 wrn_40_4",
+)
+_add(
+    "densenet",
+    "strata.models.densenet:DenseNet",
+    "Densely connected networks, Huang et al. 2017",
+    "densenet121 densenet161 densenet169 densenet201 densenet_bc_100_12",
+)
+_add(
+    "mobilenet",
+    "strata.models.mobilenet:MobileNet",
+    "MobileNetV2, Sandler et al. 2018",
+    "mobilenet_v2 mobilenet_v2_035 mobilenet_v2_050 mobilenet_v2_075 mobilenet_v2_140",
+)
+_add(
+    "efficientnet",
+    "strata.models.efficientnet:EfficientNet",
+    "EfficientNet, Tan and Le 2019",
+    "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 "
+    "efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7",
+)
+_add("unet", "strata.models.unet:UNet", "U-Net, Ronneberger et al. 2015: pictures out", "unet_valid unet_small")
+_add("airbench", "strata.models.airbench:Airbench", "The network of CIFAR-10 speed runs, Jordan 2024", "airbench94")
+_add(
+    "convnext",
+    "strata.models.convnext:ConvNeXt",
+    "ConvNeXt, Liu et al. 2022",
+    "convnext_tiny convnext_small convnext_base convnext_large",
+)
+_add(
+    "vit",
+    "strata.models.vit:ViT",
+    "Vision Transformer, Dosovitskiy et al. 2021",
+    "vit_tiny vit_small vit_base vit_large vit_tiny_16 vit_small_16 vit_small_32 vit_base_16 vit_base_32 vit_large_16 "
+    "vit_large_32",
+)
+_add("swin", "strata.models.swin:Swin", "Swin Transformer, Liu et al. 2021", "swin_tiny swin_small swin_base")
+_add(
+    "mlp_mixer",
+    "strata.models.mlp_mixer:MLPMixer",
+    "MLP-Mixer, Tolstikhin et al. 2021",
+    "mixer_small mixer_base mixer_large mixer_small_16 mixer_small_32 mixer_base_16 mixer_base_32 mixer_large_16 "
+    "mixer_large_32",
 )
 _add("gpt", "strata.models.gpt:GPT", "GPT-2, Radford et al. 2019", "gpt2 gpt2_medium gpt2_large gpt2_xl")
 _add("dcgan", "strata.models.dcgan:DCGAN", "Deep convolutional GAN, Radford et al. 2016", "dcgan_lsun")

@@ -2,7 +2,7 @@
 
 Paper: He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", Table 1 (ImageNet) and section 4.2
 (CIFAR). Unusual here: small pictures get the CIFAR stem by themselves, for the ImageNet stem would leave of a 32 x 32
-picture a single pixel.
+picture a single pixel. Blocks that normalise first are in preresnet.py.
 
 B samples, C channels, H and W pixels, K classes.
 """
@@ -10,13 +10,14 @@ B samples, C channels, H and W pixels, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strata.config import Positive, Probability
 from strata.layers.activations import Activation, activation
+from strata.layers.stem import Stem, stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,12 @@ class ResNetConfig:
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times as many channels going out."""
     width: Positive = 64
     """Channels of the first stage."""
+    inner_width: Positive = 1
+    """How many times wider the blocks are inside, and not where they end (Zagoruyko and Komodakis 2016, Table 8)."""
     shortcut: Literal["projection", "zero_pad"] = "projection"
     """Where a block changes shape: a 1x1 convolution (option B), or zeros for the new channels (option A)."""
-    stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """7x7 stride 2 and max pooling, or 3x3 stride 1; "auto" takes the second up to 64 pixels."""
+    stem: Stem = "auto"
+    """7x7 stride 2 and max pooling; 3x3 stride 1; 3x3 stride 2. "auto" takes the second up to 64 pixels."""
     activation: Activation = "relu"
     zero_init: bool = False
     """Each block starts as the identity: the scale of its last norm is zero (Goyal et al. 2017, section 5.1)."""
@@ -55,6 +58,8 @@ PRESETS = {
     "resnet50": ResNetConfig(depths=(3, 4, 6, 3), block="bottleneck"),
     "resnet101": ResNetConfig(depths=(3, 4, 23, 3), block="bottleneck"),
     "resnet152": ResNetConfig(depths=(3, 8, 36, 3), block="bottleneck"),
+    "wide_resnet50_2": ResNetConfig(depths=(3, 4, 6, 3), block="bottleneck", inner_width=2),
+    "wide_resnet101_2": ResNetConfig(depths=(3, 4, 23, 3), block="bottleneck", inner_width=2),
     "resnet20": _cifar(3),
     "resnet32": _cifar(5),
     "resnet44": _cifar(7),
@@ -73,23 +78,12 @@ class ResNet(nn.Module):
     """
 
     config_class = ResNetConfig
+    takes_any_size: ClassVar[bool] = True
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        if config.stem == "cifar" or (config.stem == "auto" and config.image_size <= 64):
-            self.stem = nn.Sequential(
-                nn.Conv2d(config.in_channels, config.width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(config.width),
-                activation(config.activation),
-            )
-        else:
-            self.stem = nn.Sequential(
-                nn.Conv2d(config.in_channels, config.width, 7, stride=2, padding=3, bias=False),
-                nn.BatchNorm2d(config.width),
-                activation(config.activation),
-                nn.MaxPool2d(3, stride=2, padding=1),
-            )
+        self.stem = stem(config.stem, config.image_size, config.in_channels, config.width, config.activation)
         block = BasicBlock if config.block == "basic" else BottleneckBlock
         self.stages = nn.Sequential()
         channels = config.width
@@ -131,10 +125,11 @@ class BasicBlock(nn.Module):
 
     def __init__(self, config: ResNetConfig, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
+        inner = width * config.inner_width
+        self.conv1 = nn.Conv2d(channels, inner, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner)
         self.act1 = activation(config.activation)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=False)
         self.last_norm = nn.BatchNorm2d(width)
         self.shortcut = _shortcut(config, channels, width, stride)
         self.act2 = activation(config.activation)
@@ -153,13 +148,14 @@ class BottleneckBlock(nn.Module):
 
     def __init__(self, config: ResNetConfig, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
+        inner = width * config.inner_width
+        self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner)
         self.act1 = activation(config.activation)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inner)
         self.act2 = activation(config.activation)
-        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.conv3 = nn.Conv2d(inner, width * self.expansion, 1, bias=False)
         self.last_norm = nn.BatchNorm2d(width * self.expansion)
         self.shortcut = _shortcut(config, channels, width * self.expansion, stride)
         self.act3 = activation(config.activation)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+import itertools
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +20,31 @@ from strata.checkpoint.run_folder import RunFolder
 from strata.config import from_json
 from strata.data import load_preprocess, open_data
 from strata.data.dataset import Dataset
+from strata.data.preprocess import ImagePreprocess
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
+from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task
-from strata.tasks.base import Answering
-from strata.train.evaluate import Evaluation, batch_size_for, evaluate
+from strata.tasks.base import Answering, Evaluation
+from strata.tasks.classify import Classify
+from strata.train.evaluate import batch_size_for, evaluate
 from strata.train.finish import save_grid
 from strata.train.recipe import Recipe
+from strata.weights import load_into, open_weights
+
+BATCHES_AHEAD = 3
+"""Of pictures that are read while the model answers."""
 
 
 class Predictor:
-    """A trained model with everything it needs to answer, read from a ``model/`` folder.
+    """A trained model with everything it needs to answer.
 
     Args:
+        folder: a run's ``model/`` folder, or a Hugging Face folder of a picture classifier.
         device, precision: as in ``train.device`` and ``train.precision``.
 
-    Raises RunError when the folder does not hold a model that Strata wrote.
+    Raises RunError when the folder holds no model, WeightsError when it holds one that Strata cannot take.
     """
 
     def __init__(self, folder: Path | str, *, device: str = "auto", precision: str = "auto") -> None:
@@ -39,21 +52,18 @@ class Predictor:
         if not (self.folder / "config.json").is_file():
             raise RunError(f"{self.folder} holds no model: config.json is missing. The run may not have finished.")
         config = read_json(self.folder / "config.json")
-        try:
-            model_config = from_json(config_class(config["model"]["kind"]), config["model"], "model")
-            self.task: Task = from_json(TASKS.get(config["task"]["kind"]), config["task"], "task")
-            labels = tuple(config["labels"])
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{self.folder / 'config.json'} is not a model's: {error} is missing.") from None
-        self.preprocess: Any = load_preprocess(self.folder)
-        model = build(model_config)
-        read_model(self.folder / "model.safetensors", model)
+        model: Any
+        if "model_type" in config:
+            self.task, model, self.preprocess, labels = _read_foreign(self.folder)
+        else:
+            self.task, model, self.preprocess, labels = _read_ours(self.folder, config)
         self.setup: Setup = decide(device=device, precision=precision, compile=False, model=model)
         model = model.to(self.setup.device)
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model: nn.Module = model.eval()
         self.context = Answering(labels, self.preprocess, self.setup.device)
+        self._fast: nn.Module | None = None
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn a raw batch into what the model's forward takes."""
@@ -66,24 +76,50 @@ class Predictor:
     def predict(self, inputs: Iterable[Any], batch_size: int = 64) -> Iterator[dict[str, Any]]:
         """Yield an answer for each raw input (a path, a picture, an array, a table's row, a text), in order.
 
-        An input that cannot be read gives ``{"error": why}``, so that one bad file does not end a long job.
+        Inputs are taken as they are needed, pictures read in threads a few batches ahead, and nothing is kept, so
+        there may be any number. One that cannot be read gives ``{"error": why}``, and does not end a long job.
         Raises ConfigError when the model makes things and does not answer.
         """
         if type(self.task).answers is Task.answers:
             raise ConfigError("This model makes things and answers no questions. Use: strata generate RUN.")
-        waiting: list[tuple[Any, Tensor | str]] = []
-        for raw in inputs:
-            try:
-                waiting.append((raw, self.preprocess.read(raw)))
-            except DataError as error:
-                waiting.append((raw, str(error)))
-            if len(waiting) == batch_size:
-                yield from self._answer(waiting)
-                waiting = []
-        if waiting:
-            yield from self._answer(waiting)
+        with contextlib.closing(self._read_ahead(iter(inputs), batch_size)) as reading:
+            model = self.model
+            while waiting := list(itertools.islice(reading, batch_size)):
+                yield from self._answer(waiting, model)
+                if self.preprocess.kind == "image" and len(waiting) == batch_size:
+                    model = self._made_fast(waiting)  # of more than one batch, making it is repaid
 
-    def _answer(self, waiting: list[tuple[Any, Tensor | str]]) -> Iterator[dict[str, Any]]:
+    def _read_ahead(self, inputs: Iterator[Any], batch_size: int) -> Generator[tuple[Any, Tensor | str]]:
+        if self.preprocess.kind != "image":  # rows and texts take less time to read than a thread to be told
+            yield from map(self._read, inputs)
+            return
+        pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="predict")
+        reading: deque[Future[tuple[Any, Tensor | str]]] = deque()
+        try:
+            for raw in inputs:
+                reading.append(pool.submit(self._read, raw))
+                if len(reading) == BATCHES_AHEAD * batch_size:
+                    yield reading.popleft().result()
+            while reading:
+                yield reading.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, raw: Any) -> tuple[Any, Tensor | str]:
+        try:
+            return raw, self.preprocess.read(raw)
+        except DataError as error:
+            return raw, str(error)
+
+    def _made_fast(self, waiting: list[tuple[Any, Tensor | str]]) -> nn.Module:
+        """Return the model in its fast form, made when it is first asked for with some input that was read."""
+        example = next((read for _, read in waiting if isinstance(read, Tensor)), None)
+        if self._fast is None and example is not None:
+            input_B = self.prepare({"input": example[None].to(self.setup.device)})["input"]
+            self._fast = ready(self.model, self.setup, input_B)
+        return self._fast or self.model
+
+    def _answer(self, waiting: list[tuple[Any, Tensor | str]], model: nn.Module) -> Iterator[dict[str, Any]]:
         groups: dict[tuple[int, ...], list[int]] = {}  # texts differ in length: equal shapes go together
         for k, (_, read) in enumerate(waiting):
             if isinstance(read, Tensor):
@@ -92,7 +128,7 @@ class Predictor:
         for numbers in groups.values():
             input_B = torch.stack([torch.as_tensor(waiting[k][1]) for k in numbers]).to(self.setup.device)
             with self.setup.autocast():
-                found = self.task.answers(self.model, self.prepare({"input": input_B})["input"], self.context)
+                found = self.task.answers(model, self.prepare({"input": input_B})["input"], self.context)
             answers |= dict(zip(numbers, found, strict=True))
         for k, (raw, read) in enumerate(waiting):
             named = {"input": str(raw)} if isinstance(raw, str | Path) else {}
@@ -108,6 +144,28 @@ class Predictor:
             raise ConfigError("This model answers and makes nothing. Use: strata predict RUN INPUT.")
         with self.setup.autocast():
             return self.task.sample(self.model, self.context, **options)
+
+
+def _read_ours(folder: Path, config: dict[str, Any]) -> tuple[Task, nn.Module, Any, tuple[str, ...]]:
+    """Return task, model, preprocessing and labels of a folder that a run wrote."""
+    try:
+        model_config = from_json(config_class(config["model"]["kind"]), config["model"], "model")
+        task = from_json(TASKS.get(config["task"]["kind"]), config["task"], "task")
+        labels = tuple(config["labels"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'} is not a model's: {error} is missing.") from None
+    model = build(model_config)
+    read_model(folder / "model.safetensors", model)
+    return task, model, load_preprocess(folder), labels
+
+
+def _read_foreign(folder: Path) -> tuple[Task, nn.Module, Any, tuple[str, ...]]:
+    """Likewise of a Hugging Face folder of a picture classifier."""
+    foreign = open_weights(folder)
+    model = build(foreign.config)
+    load_into(model, foreign)
+    labels = foreign.labels or tuple(f"class {k}" for k in range(foreign.config.num_classes))
+    return Classify(), model, ImagePreprocess(labels=labels, **foreign.preprocess), labels
 
 
 class Run:

@@ -23,6 +23,9 @@ _add("vision", "fashion-mnist", "Pieces of clothing, 28x28")
 _add("vision", "cifar10", "Ten kinds of small colour pictures, with the paper's ResNet-20")
 _add("vision", "lenet", "LeNet-5 on MNIST")
 _add("vision", "resnet", "ResNet-18 on pictures in class folders: data=FOLDER")
+_add("vision", "cifar10-speed", "94 % on CIFAR-10 as fast as can be, in the spirit of airbench: data=FOLDER")
+_add("vision", "finetune", "Pictures in class folders from weights trained before: data=FOLDER weights=PATH")
+_add("vision", "pneumonia", "Chest X-rays, 28x28, with calibrated probabilities: data=PATH")
 _add("tables", "mlp", "Multilayer perceptron on a table or on small pictures: data=TABLE.csv")
 _add("tables", "perceptron", "One layer of weights, no hidden layer")
 _add("tables", "iris", "Three species of iris")
@@ -32,11 +35,17 @@ _add("tables", "diabetes", "Progression of diabetes: a number")
 _add("text", "gpt", "A small GPT on your text, or on Python's standard library: data=TEXT")
 _add("text", "gpt-shakespeare-cpu", "nanoGPT's CPU shape on tiny Shakespeare: data=PATH")
 _add("text", "gpt-shakespeare", "nanoGPT's six-layer shape on tiny Shakespeare: data=PATH")
+_add("pixels", "unet", "U-Net: masks or pictures from pictures, or noise removed from them: data=FOLDER")
+_add("pixels", "drive", "Vessels in pictures of the retina, by a U-Net: data=./drive")
 _add("generative", "dcgan", "DCGAN on Fashion-MNIST, or on your pictures: data=FOLDER")
 _add("generative", "gan", "The 2014 GAN of two perceptrons, on MNIST")
 
-FOR_KIND = {"image": "resnet", "table": "mlp", "text": "gpt"}
+FOR_KIND = {"image": "resnet", "pairs": "unet", "table": "mlp", "text": "gpt"}
 """The recipe that `strata train PATH` picks for what lies at PATH."""
+
+
+FOR_KIND_FROM_WEIGHTS = {"image": "finetune"}
+"""Likewise where `weights=` says what to begin from."""
 
 
 def recipe(name: str, settings: Mapping[str, Any] | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from strata.data.augment import AugmentConfig
 from strata.data.dataset import DataConfig
+from strata.models.airbench import AirbenchConfig
 from strata.models.lenet import LeNetConfig
 from strata.models.resnet import PRESETS, ResNetConfig
 from strata.tasks.classify import Classify
@@ -104,5 +105,81 @@ def resnet() -> Recipe:
             learning_rate=0.005,
             weight_decay=0.05,
             schedule="one_cycle",
+        ),
+    )
+
+
+def cifar10_speed() -> Recipe:
+    """CIFAR-10 in few epochs: whitened first layer, identity initial filters, flips that alternate, flipped test."""
+    return Recipe(
+        recipe="cifar10-speed",
+        summary="The CIFAR-10 speed-run network, with Muon",
+        model=AirbenchConfig(),
+        data=DataConfig(source="cifar10", augment=AugmentConfig(flip_alternate=True, crop=2, padding="reflect")),
+        task=Classify(label_smoothing=0.2, flip_test=True),
+        train=TrainConfig(
+            epochs=8,
+            batch_size=512,
+            optimizer="muon",
+            learning_rate=0.02,
+            weight_decay=0.05,
+            schedule="one_cycle",
+            ema=0.95,
+            grow_from=0.5,
+            grow_until=0.8,
+        ),
+        reference=Reference(
+            metric="accuracy",
+            published=0.94,
+            source="airbench94 (Jordan 2024): 94.0 in 2.59 s on an A100, on the original pictures",
+        ),
+    )
+
+
+def finetune() -> Recipe:
+    """A network that was trained before, on your pictures: a new head first, then all of it, the first layers least."""
+    return Recipe(
+        recipe="finetune",
+        summary="Fine-tuning on pictures",
+        model=PRESETS["resnet18"],
+        data=DataConfig(source="cifar10", augment=AugmentConfig(flip=0.5, resized_crop=0.5)),
+        task=Classify(label_smoothing=0.1),
+        train=TrainConfig(
+            epochs=10, batch_size=32, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="one_cycle"
+        ),
+    )
+
+
+def pneumonia() -> Recipe:
+    """Chest X-rays of children, 28x28 pixels, normal or pneumonia: PneumoniaMNIST of MedMNIST v2.
+
+    Its validation split was cut from the source's training pictures and its test split was not: figures fall from one
+    to the other, and the threshold that validation chooses leaves fewer of the normal test pictures alone.
+    """
+    return Recipe(
+        recipe="pneumonia",
+        summary="ResNet-18 on chest X-rays of 28x28 pixels, with calibrated probabilities",
+        model=PRESETS["resnet18"],
+        data=DataConfig(
+            source="pneumoniamnist",
+            labels=("normal", "pneumonia"),
+            augment=AugmentConfig(rotate=10, scale=0.1, translate=0.08),
+        ),
+        task=Classify(
+            label_smoothing=0.1, main="auroc", positive="pneumonia", specificity=0.9, calibrate=True, flip_test=True
+        ),
+        train=TrainConfig(
+            epochs=15,
+            batch_size=64,
+            optimizer="muon",
+            learning_rate=0.01,
+            weight_decay=0.05,
+            schedule="one_cycle",
+            ema=0.99,
+        ),
+        reference=Reference(
+            metric="auroc",
+            published=0.944,
+            source="ResNet-18 (28) in the benchmark of MedMNIST v2 (Yang et al. 2023), whose accuracy is .854",
         ),
     )

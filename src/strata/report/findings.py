@@ -51,6 +51,21 @@ def samples(history: History) -> Record | None:
     return shown
 
 
+def examples(history: History) -> Record | None:
+    """Return the rows of pictures that a model made of pictures."""
+    told = as_dict(history.end.get("examples"))
+    path = inside(history.folder, told.get("file"))
+    picture = pictures.inline(path) if path is not None else None
+    if picture is None:
+        return None
+    split = "test" if "test" in history.results else "validation"
+    return {
+        "picture": picture,
+        "caption": f"The first {counted(int(finite(told.get('count')) or 0), 'picture')} of the {split} split, not "
+        "picked by hand: what the model saw, what it made of it, and what was wanted.",
+    }
+
+
 def _spread(items: Sequence[Any], most: int) -> list[Any]:
     """Return at most that many items, first and last among them, evenly spread."""
     if len(items) <= most:
@@ -73,27 +88,20 @@ def confusion(history: History) -> Record | None:
         key=lambda pair: -pair[0],
     )
     pairs = [pair for pair in pairs if pair[0] > 0]
-    columns = [sum(counts[row][k] for row in range(size)) for k in range(size)]
-    classes = [
-        {
-            "label": labels[k],
-            "samples": sum(counts[k]),
-            "recall": counts[k][k] / sum(counts[k]) if sum(counts[k]) else None,
-            "precision": counts[k][k] / columns[k] if columns[k] else None,
-        }
-        for k in range(size)
-    ]
+    classes = [row for row in as_list(history.end.get("classes")) if isinstance(row, dict)]
     of = f"of the {split} split" if split else ""
     caption = (
         f"Each row is a true class, each column what the model said, over {history.counted(n)} {of}".rstrip()
         + f". {count(right)} lie on the diagonal, where both agree; {count(n - right)} do not."
     )
+    if finite(as_dict(history.end.get("detection")).get("threshold")) is not None:
+        caption += " What the model said is here its likeliest class, whatever the threshold."
     if pairs and pairs[0][0] == 1:
         caption += " No two classes were confused more than once."
     elif pairs:
         most, row, column = pairs[0]
         caption += f" The most frequent mistake: “{labels[row]}” taken for “{labels[column]}”, {_times(most)}."
-    hardest = sorted((c for c in classes if c["recall"] is not None), key=lambda c: float(str(c["recall"])))
+    hardest = sorted((c for c in classes if c["recall"] is not None), key=lambda c: c["recall"])
     return {
         "svg": pictures.confusion(counts, labels, name="confusion", label=caption),
         "caption": caption,

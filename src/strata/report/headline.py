@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from strata.report.history import History, Record, as_list
-from strata.report.words import count, counted, finite, metric, millions, number, percent, wilson
+from strata.report.history import History, Record, as_dict, as_list
+from strata.report.words import count, counted, finite, interval, listed, metric, millions, number, percent, wilson
 
 
 def headline(history: History) -> Record:
@@ -39,7 +39,9 @@ def _figure_of(history: History, split: str, name: str) -> Record:
     says = ""
     if _is_counted_accuracy(history, name) and value is not None and n:
         low, high = wilson(value * n, n)
-        says = f"{count(value * n)} of {count(n)} right; 95 % interval {_interval(low, high, n)}"
+        says = f"{count(value * n)} of {count(n)} right; 95 % interval {interval((low, high), n)}"
+    elif name == "auroc" and n and (edges := _area_interval(history, split)):
+        says = f"on {history.counted(n)}; 95 % interval {number(edges[0], 3)} to {number(edges[1], 3)} (DeLong)"
     elif n:
         says = f"on {history.counted(n)}"
         says = f"{read.says}; {says}" if name in ("rmse", "mae") else says
@@ -53,8 +55,10 @@ def _figure_of(history: History, split: str, name: str) -> Record:
     }
 
 
-def _interval(low: float, high: float, n: int) -> str:
-    return f"{percent(low, n)[:-2]} to {percent(high, n)}"
+def _area_interval(history: History, split: str) -> list[float]:
+    """Return the interval of a split's AUROC, which a run holds of its last split only."""
+    is_last = split == ("test" if "test" in history.results else "validation")
+    return as_list(as_dict(history.end.get("detection")).get("interval")) if is_last else []
 
 
 def _is_counted_accuracy(history: History, name: str) -> bool:
@@ -113,6 +117,7 @@ def _sentence(history: History, results: dict[str, Record], main: str | None) ->
         "classify": f"to tell {counted(len(labels), 'class', 'classes')} apart" if labels else "to classify",
         "regress": f"to predict “{target}”" if target else "to predict a number",
         "next_token": f"to continue text, {history.token_word} by {history.token_word}",
+        "image_to_image": "to make pictures of pictures",
         "adversarial": f"to make pictures like those of {history.data_name}",
     }.get(kind, "its task")
     size = f", a network of {millions(model.get('parameters'))} parameters," if finite(model.get("parameters")) else ""
@@ -137,6 +142,11 @@ def _result_sentence(history: History, results: dict[str, Record], main: str | N
             "" if r2 is None else f", which leaves {percent(max(0.0, 1 - r2), places=0)} of their variance unexplained"
         )
         return f"On {of}, none of which it was trained on, it is typically off by {number(value)}{now}{explained}."
+    if main == "auroc" and value is not None and (positive := as_dict(history.end.get("detection")).get("positive")):
+        return (
+            f"Of any two {history.nouns} of the {split} split, one “{positive}” and one not, it ranks the right one "
+            f"higher {percent(value)} of the time; it was trained on none of them."
+        )
     if kind == "next_token" and finite(found.get("perplexity")) is not None:
         return (
             f"On text of the {split} split, which it was not trained on, it is{now} as unsure of the next "
@@ -167,6 +177,12 @@ def _honesty(history: History, results: dict[str, Record], main: str | None) -> 
         says.append("There is no test split; the figures are of the validation split, which chose nothing in this run.")
     if history.finished and has_test and not stops_early:
         says.append("The weights are those of the last step; neither validation nor test split chose them.")
+    fitted = _fitted(history)
+    if fitted and has_validation:
+        says.append(
+            f"The validation split chose the {fitted}, so what depends on {'them' if ' and ' in fitted else 'it'} is a "
+            "little flattering there" + ("; the test split chose nothing." if has_test else ".")
+        )
     n = history.splits.get("test" if has_test else "validation")
     if main and _is_counted_accuracy(history, main) and n:
         says.append(
@@ -183,6 +199,14 @@ def _honesty(history: History, results: dict[str, Record], main: str | None) -> 
         note = f" ({str(reference['note']).rstrip('.')})" if reference.get("note") else ""
         says.append(f"Measured earlier with this recipe: {read.show(measured)}{detail}{note}.")
     return " ".join(says)
+
+
+def _fitted(history: History) -> str:
+    """Return in words what was fitted to validation data after training."""
+    temperature = finite(as_dict(history.end.get("calibration")).get("temperature"))
+    threshold = finite(as_dict(history.end.get("detection")).get("threshold"))
+    names = ["threshold"] * (threshold is not None) + ["temperature"] * (temperature not in (None, 1.0))
+    return listed(names)
 
 
 def _status(history: History) -> str:

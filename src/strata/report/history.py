@@ -17,7 +17,12 @@ from strata.report.words import count, counted, finite, metric, number
 
 Record = dict[str, Any]
 
-_NOUNS = {"image": ("picture", "pictures"), "table": ("row", "rows"), "text": ("token", "tokens")}
+_NOUNS = {
+    "image": ("picture", "pictures"),
+    "pairs": ("picture", "pictures"),
+    "table": ("row", "rows"),
+    "text": ("token", "tokens"),
+}
 _MAIN_METRICS = {"classify": "accuracy", "regress": "rmse", "next_token": "loss"}
 
 
@@ -89,7 +94,7 @@ class History:
 
     @property
     def data_kind(self) -> str:
-        """Kind of the data: "image", "table" or "text"; empty where nothing tells."""
+        """Kind of the data: "image", "pairs", "table" or "text"; empty where nothing tells."""
         return str(self.data.get("kind") or {"next_token": "text", "adversarial": "image"}.get(self.task_kind, ""))
 
     @property
@@ -262,9 +267,9 @@ def _sort(history: History, lines: list[Record]) -> None:
         elif event == "finished":
             history.finished = line
     history.steps = [steps[step] for step in sorted(steps)]
-    # A run that stopped early measures at its last step once more, with the best weights put back: the curve is of
-    # the weights that training had there.
-    twice = history.end.get("step") if history.end.get("stopped_early") else None
+    # A finished run may have measured its last step once more, with the best weights put back or the probabilities
+    # calibrated: the curve is of what training had there.
+    twice = history.end.get("step")
     history.evaluations = {
         split: [by[step][0 if step == twice else -1] for step in sorted(by)] for split, by in evaluations.items()
     }

@@ -112,6 +112,76 @@ def chart(strips: Sequence[Strip], *, name: str, label: str, marks: Marks, last:
         return _svg(figure, name, label)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A curve of shares against shares."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "accent"
+    """"accent" or "soft"."""
+    size: Sequence[float] = ()
+    """Share of all samples that each point stands for; drawn as dots."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A ringed point."""
+
+    x: float
+    y: float
+
+
+def square(
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    label: str,
+    x_label: str,
+    y_label: str,
+    mark: Mark | None = None,
+    low: float = 0.0,
+) -> str:
+    """Draw shares against shares, both axes from ``low`` to 1, with the diagonal to compare with.
+
+    Args:
+        name: unlike that of any other picture on the page.
+        label: says what is seen to those who do not see it.
+    """
+    import matplotlib
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    side, left, bottom, room = 264.0, 56.0, 42.0, 22.0
+    width, height = left + side + room, bottom + side + room
+    with matplotlib.rc_context(_RC):
+        figure = _figure(width, height)
+        axes = figure.add_axes((left / width, bottom / height, side / width, side / height), facecolor="none")
+        axes.plot([low, 1], [low, 1], color=_SOFT, linewidth=1.0, linestyle=(0, (4, 3)))
+        for curve in curves:
+            color = _STYLES[curve.style]
+            axes.plot(curve.x, curve.y, color=color, linewidth=1.7, solid_joinstyle="round", clip_on=False)
+            if curve.size:
+                area = [12 + 260 * share for share in curve.size]
+                axes.scatter(curve.x, curve.y, s=area, color=color, alpha=0.75, linewidths=0, clip_on=False, zorder=3)
+        if mark is not None:
+            axes.plot(
+                [mark.x], [mark.y], "o", markersize=10, markerfacecolor="none", markeredgecolor=_ACCENT, clip_on=False
+            )
+        axes.set_xlim(low, 1)
+        axes.set_ylim(low, 1)
+        for axis, text in ((axes.xaxis, x_label), (axes.yaxis, y_label)):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(FuncFormatter(lambda share, _: percent(share, places=0)))
+            axis.set_label_text(text, color=_SOFT)
+        axes.grid(color=_RULE, linewidth=0.8)
+        axes.set_axisbelow(True)
+        for spine in axes.spines.values():
+            spine.set_color(_FAINT)
+            spine.set_linewidth(0.8)
+        axes.tick_params(length=0, labelcolor=_SOFT, pad=5)
+        return _svg(figure, name, label)
+
+
 def _draw_strip(axes: Axes, strip: Strip, marks: Marks, last: float, *, is_last: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -251,9 +321,9 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], *, name: s
     shown = [_shortened(text, 18 if n <= 40 else 14) if k % every == 0 else "" for k, text in enumerate(labels)]
     longest = max((_letters(text) for text in shown), default=1)
     letter = 11.0 if n <= 12 else 9.0 if n <= 24 else 8.0
-    upright = longest * letter * 0.58 > 430 / n * every
     margin = max(26.0, min(longest * letter * 0.56 + 12, 130.0))
-    cell = min(44.0, (460.0 - margin) / n)
+    cell = min(max(44.0, 180.0 / n), (460.0 - margin) / n)
+    upright = longest * letter * 0.58 > cell * every
     below = margin if upright else 22.0
     width, height = margin + 20 + cell * n + 8, 8 + cell * n + below + 20
     names: dict[str, str] = {}

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from strata.checkpoint.files import write_text
+from strata.report import detection
 from strata.report.curves import curves
-from strata.report.findings import confusion, mistakes, samples
+from strata.report.findings import confusion, examples, mistakes, samples
 from strata.report.headline import headline
 from strata.report.history import History, Record, as_dict, as_list, inside, read_history
 from strata.report.words import DASH, count, counted, duration, finite, median, millions, number, percent
@@ -47,9 +48,12 @@ def render(history: History) -> str:
         title=history.folder.resolve().name,
         headline=headline(history),
         samples=samples(history),
+        examples=examples(history),
         curves=curves(history),
         confusion=confusion(history),
         mistakes=mistakes(history),
+        squares=[chart for chart in (detection.roc(history), detection.calibration(history)) if chart is not None],
+        patients=detection.patients(history),
         data=_data(history),
         model=_model(history),
         how=_how_it_ran(history),
@@ -212,6 +216,11 @@ def _how_to_use(history: History) -> Record:
     else:
         what, raw, python = {
             "image": ("Ask it about a picture of your own", "photo.jpg", 'print(run.predict("photo.jpg"))'),
+            "pairs": (
+                "Give it a picture of your own",
+                "photo.jpg",
+                'run.predict("photo.jpg")["picture"].save("made.png")',
+            ),
             "table": (
                 "Ask it about rows of your own",
                 "rows.csv",

@@ -123,6 +123,11 @@ def wilson(hits: float, samples: int, z: float = 1.959964) -> tuple[float, float
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
+def interval(edges: tuple[float, float], samples: int | None = None) -> str:
+    """Return the edges of an interval of shares: 93.6 to 97.7 %."""
+    return f"{percent(edges[0], samples)[:-2]} to {percent(edges[1], samples)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """How a metric is called and read."""
@@ -150,6 +155,34 @@ _METRICS = {
         label="recall", is_share=True, says="share of a class's samples that were recognised, mean over classes"
     ),
     "f1": Metric(label="F1", is_share=True, says="harmonic mean of precision and recall, mean over classes"),
+    "auroc": Metric(
+        label="AUROC",
+        says="share of pairs, one of the class and one not, in which the right one is ranked higher",
+    ),
+    "ece": Metric(
+        label="calibration error",
+        is_share=True,
+        higher_is_better=False,
+        says="mean distance between how sure the model was and how often it was right (ECE, 15 bins)",
+    ),
+    "sensitivity": Metric(
+        label="sensitivity",
+        is_share=True,
+        says="share of the class looked for that is found, at the threshold that validation data chose",
+    ),
+    "specificity": Metric(
+        label="specificity", is_share=True, says="share of the others that is left alone, at that same threshold"
+    ),
+    "sensitivity_at_specificity": Metric(
+        label="sensitivity at the specificity asked for",
+        is_share=True,
+        says="read from this split's own ROC curve: what its best threshold would give, which nobody knows beforehand",
+    ),
+    "dice": Metric(label="Dice", says="twice what answer and truth share, over what both cover; 1 is perfect"),
+    "mean_iou": Metric(label="mean IoU", says="what answer and truth share, over what either covers, over classes"),
+    "psnr": Metric(label="PSNR", says="decibels between a picture and its error; 6 more halve the error"),
+    "noisy_psnr": Metric(label="PSNR without the model", says="of the noisy pictures as they came"),
+    "ssim": Metric(label="SSIM", says="how alike the structures of two pictures are; 1 is equal"),
     "loss": Metric(label="loss", higher_is_better=False, says="what training makes small; lower is better"),
     "perplexity": Metric(
         label="perplexity",

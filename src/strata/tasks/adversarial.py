@@ -87,7 +87,7 @@ class Adversarial(Task):
             )
         )
 
-    def metrics(self, sums: Sums) -> dict[str, float]:
+    def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the discriminator's loss, its hits (0.5 is a generator it cannot tell from data), its mean beliefs."""
         n = int(sums["n"])
         return {

@@ -24,6 +24,8 @@ from strata.models import MODELS, config_class, family_of
 
 Sums = dict[str, Tensor]
 """Metric sums by name: scalars or small tensors that add up over batches."""
+NUMBERS_KEPT = 20_000_000
+"""Numbers that an evaluation keeps for one name of `Measure.per_sample`; where there would be more it keeps none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Phase:
     every: int = 1
     """Runs in every n-th step."""
     learning_rate_factor: float = 1.0
+    first_layer_rate: float = 1.0
+    """Learning rate of the first layer as a share of the last's; those between lie on a geometric line."""
     needs_data: bool = True
     """False where the batch is only sample numbers, as for a generator fed with noise."""
 
@@ -75,7 +79,7 @@ class Measure:
 
     sums: Sums
     per_sample: dict[str, Tensor] = field(default_factory=dict)
-    """(B,) each: kept for the report's worst mistakes."""
+    """(B,) or (B, K) each: kept for metrics that no sums give, and for the report's worst mistakes."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,26 @@ class Findings:
     """Samples by true class (row) and predicted class (column)."""
     mistakes: list[dict[str, Any]] = field(default_factory=list)
     """Worst first: sample number, "true", "predicted", "confidence"."""
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    """By class: "label", "support", "precision", "recall", "f1"; None for a ratio with nothing below it."""
+    calibration: dict[str, Any] | None = None
+    """How true the probabilities are: "bins" (samples, sum of confidences, right ones), "ece", "temperature", and the
+    same two "before" where a temperature was fitted."""
+    detection: dict[str, Any] | None = None
+    """How well one class is found among the others: see `Classify.findings`."""
+    examples: Tensor | None = None
+    """Rows of pictures side by side, uint8 (N, 3, H, W): what went in, what came out, what should have."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a split, and the sums and samples behind them."""
+
+    metrics: dict[str, float]
+    sums: Sums
+    per_sample: dict[str, Tensor] = field(default_factory=dict)
+    split: str = ""
+    """Which it was, where it was chosen for the caller."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +125,6 @@ class Task:
     """Base of all tasks: a frozen dataclass of settings whose methods hold no state."""
 
     kind: ClassVar[str]
-    main_metric: ClassVar[str | None] = None
-    """The metric that early stopping and a run's headline look at."""
-    higher_is_better: ClassVar[bool] = True
     generates: ClassVar[bool] = False
     """The model makes things: `strata generate` works, and a run draws samples as it goes."""
     mixes: ClassVar[bool] = False
@@ -111,12 +132,26 @@ class Task:
     model_fields: ClassVar[tuple[str, ...]] = ("num_classes",)
     """Fields of its config that tell a model which can serve this task from others."""
 
+    @property
+    def main_metric(self) -> str | None:
+        """The metric that early stopping and a run's headline look at."""
+        return None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the main metric is better."""
+        return True
+
     def resolve(self, dataset: Dataset) -> Task:
         """Return the task with every setting that depends on the data filled in.
 
         Raises DataError where the data cannot serve this task.
         """
         return self
+
+    def notes(self, dataset: Dataset) -> list[str]:
+        """Return in words what `resolve` decided from the data and a person should know."""
+        return []
 
     def check_model(self, config: Any, dataset: Dataset) -> None:
         """Raise ConfigError for a model that cannot serve this task, or cannot take this kind of data."""
@@ -159,9 +194,20 @@ class Task:
         """Return what a batch adds to the metrics; the model is in eval mode, gradients are off."""
         raise NotImplementedError
 
-    def metrics(self, sums: Sums) -> dict[str, float]:
-        """Turn the sums over a whole split into metrics."""
+    def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
+        """Turn the sums over a whole split into metrics.
+
+        Args:
+            per_sample: what was kept of each sample; a name is missing where it would have been too much.
+        """
         raise NotImplementedError
+
+    def after_training(self, validation: Evaluation) -> Task:
+        """Return the task with the settings filled in that are fitted to validation data, once the weights are final.
+
+        The model is measured and saved with what this returns.
+        """
+        return self
 
     def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
         """Turn an evaluation's sums and samples into what a report shows."""

@@ -1,11 +1,16 @@
 """One of several classes for each sample.
 
-B samples in a batch, K classes.
+Two things are fitted after training, on validation data and never on test data: the temperature that makes the
+probabilities true (Guo et al. 2017, section 4.2), and the threshold at which a class that must not be missed counts as
+found. Both are settings of the task that is saved with the model.
+
+B samples in a batch, N samples in all, K classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +21,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strata import losses, metrics
-from strata.config import NotNegativeFloat, Probability
+from strata.config import Fraction, NotNegative, NotNegativeFloat, PositiveFloat, Probability
 from strata.data.dataset import Dataset
-from strata.errors import ConfigError, DataError
+from strata.errors import ConfigError, DataError, suggest
 from strata.losses import LossParts, LossSum
-from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task, sums_of
+from strata.tasks.base import NUMBERS_KEPT, Answering, Draw, Evaluation, Findings, Measure, Sums, Task, sums_of
 from strata.tasks.regress import Regress
 
+logger = logging.getLogger(__name__)
+
 MISTAKES_SHOWN = 24
+TEMPERATURES = (0.01, 100.0)
+"""Between which the one that calibrates is sought."""
+LOOKED_FOR = frozenset(
+    ("positive", "pos", "abnormal", "malignant", "diseased", "disease", "present", "yes", "true", "1")
+)
+UNREMARKABLE = frozenset(
+    ("negative", "neg", "normal", "benign", "healthy", "control", "absent", "no", "none", "false", "0")
+)
+"""Names of classes that tell which of two is the one to be found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +51,6 @@ class Classify(Task):
     """
 
     kind: ClassVar[str] = "classify"
-    main_metric: ClassVar[str | None] = "accuracy"
     mixes: ClassVar[bool] = True
 
     loss: Literal["cross_entropy", "binary_cross_entropy", "hinge", "mean_squared_error"] = "cross_entropy"
@@ -43,31 +58,120 @@ class Classify(Task):
     """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7)."""
     class_weights: Literal["balanced"] | tuple[NotNegativeFloat, ...] | None = None
     """A weight for each class, or "balanced": in inverse proportion to the training counts."""
+    auxiliary_weight: NotNegativeFloat = 0.3
+    """Weight of the loss of each further head that a model has in training (Szegedy et al. 2015, section 5)."""
+    main: Literal["accuracy", "f1", "auroc", "loss"] = "accuracy"
+    """The metric that early stopping and the run's headline look at."""
+    positive: str | None = None
+    """The class that is to be found; of two classes one is taken if None, and which is said."""
+    specificity: Fraction | None = None
+    """Share of the other samples that must be left alone: the sensitivity at it is measured, and the threshold that
+    keeps it on validation data is saved with the model."""
+    calibrate: bool = False
+    """Fit a temperature to validation data after training, so that probabilities are true (Guo et al. 2017)."""
+    flip_test: bool = False
+    """Outside training, answer with the mean of the scores of a picture and of its mirror image."""
+    positive_class: NotNegative | None = None
+    """Number of the class that is to be found; filled in from the data."""
+    temperature: PositiveFloat = 1.0
+    """What scores are divided by to become probabilities; filled in by `calibrate`."""
+    threshold: NotNegativeFloat | None = None
+    """Probability from which the class that is to be found counts as found; filled in by `specificity`."""
+
+    @property
+    def main_metric(self) -> str | None:
+        """The metric that early stopping and a run's headline look at."""
+        return self.main
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the main metric is better."""
+        return self.main != "loss"
 
     def resolve(self, dataset: Dataset) -> Task:
-        """Fill in balanced class weights, and check that the data has classes.
+        """Fill in balanced class weights and the class to be found, and check that the data can serve each setting.
 
         Without settings of its own the task follows the target: of numbers it is a regression.
         """
         if dataset.target_kind == "number" and self == Classify():
             return Regress().resolve(dataset)
         if dataset.target_kind != "class":
-            use = "task=regress" if dataset.target_kind == "number" else "another recipe"
+            of_pictures = "recipe unet" if dataset.kind in ("image", "pairs") else "another recipe"
+            use = "task=regress" if dataset.target_kind == "number" else of_pictures
             raise DataError(f"Data {dataset.name!r} has no classes to tell apart. Use {use}.")
         count = len(dataset.labels)
         taken = losses.options(self.loss)
         for option in ("label_smoothing", "class_weights"):
             if getattr(self, option) and option not in taken:
                 raise ConfigError(f"task.{option} has no meaning for task.loss={self.loss}.")
-        if self.class_weights == "balanced":
+        self._check_measures(dataset)
+        positive = self._positive(dataset.labels)
+        if self.specificity is not None and positive is None:
+            raise ConfigError(f"task.specificity is of one class among {count}: name it with task.positive.")
+        weights = self.class_weights
+        if weights is not None and dataset.balance:
+            raise ConfigError("data.balance and task.class_weights both make up for unequal classes. Leave one out.")
+        if weights == "balanced":
             total = sum(dataset.class_counts)
             weights = tuple(total / (count * max(1, n)) for n in dataset.class_counts)
-            return dataclasses.replace(self, class_weights=weights)
-        if self.class_weights is not None and len(self.class_weights) != count:
-            raise ConfigError(f"task.class_weights has {len(self.class_weights)} weights for {count} classes.")
-        if self.class_weights is not None and not any(self.class_weights):
+        elif weights is not None and len(weights) != count:
+            raise ConfigError(f"task.class_weights has {len(weights)} weights for {count} classes.")
+        if weights is not None and not any(weights):
             raise ConfigError("task.class_weights are all 0: nothing would be learned.")
-        return self
+        return dataclasses.replace(self, class_weights=weights, positive_class=positive)
+
+    def _check_measures(self, dataset: Dataset) -> None:
+        """Raise ConfigError for a setting that this data, or the loss, leaves without what it needs."""
+        if self.flip_test and dataset.kind != "image":
+            raise ConfigError(f"task.flip_test mirrors pictures; data {dataset.name!r} is of kind {dataset.kind!r}.")
+        if self.calibrate and not self._trains_probabilities:
+            raise ConfigError(
+                f"task.calibrate has no meaning for task.loss={self.loss}, which trains no probabilities."
+            )
+        needs = {"calibrate": self.calibrate, "specificity": self.specificity is not None}
+        for name in (name for name, is_set in needs.items() if is_set):
+            if "validation" not in dataset.splits:
+                raise ConfigError(f"task.{name} is fitted to validation data, and there is none: data.validation=0.1.")
+            if self._is_too_much(dataset, "validation"):
+                raise ConfigError(
+                    f"task.{name} needs the scores of all validation samples at once, and "
+                    f"{len(dataset.splits['validation']):,} x {len(dataset.labels):,} classes are more than the "
+                    f"{NUMBERS_KEPT:,} that are kept. Hold out fewer with data.validation."
+                )
+        if self.main == "auroc" and self._is_too_much(dataset, "validation"):
+            raise ConfigError(
+                "task.main=auroc cannot be measured on so many samples and classes. Use task.main=accuracy."
+            )
+
+    @staticmethod
+    def _is_too_much(dataset: Dataset, split: str) -> bool:
+        return split in dataset.splits and len(dataset.splits[split]) * len(dataset.labels) > NUMBERS_KEPT
+
+    def _positive(self, labels: Sequence[str]) -> int | None:
+        names = [label.strip().lower() for label in labels]
+        if self.positive is not None:
+            if self.positive.strip().lower() not in names:
+                raise ConfigError(
+                    f"task.positive={self.positive} is no class of this data.{suggest(self.positive, labels)}"
+                )
+            return names.index(self.positive.strip().lower())
+        if len(names) != 2:
+            return None
+        told = {name: k for k, name in enumerate(names) if name in LOOKED_FOR}
+        told |= {name: 1 - k for k, name in enumerate(names) if name in UNREMARKABLE}
+        return told.popitem()[1] if len(set(told.values())) == 1 else 1
+
+    def notes(self, dataset: Dataset) -> list[str]:
+        """Return which class is to be found, and what is not measured."""
+        said = []
+        if self.positive_class is not None and self.positive is None:
+            said.append(f"the class to be found is {dataset.labels[self.positive_class]!r} (task.positive chooses)")
+        left_out = [name for name in dataset.splits if name != "train" and self._is_too_much(dataset, name)]
+        if left_out:
+            said.append(
+                f"AUROC is left out on {' and '.join(left_out)}: too many samples and classes to keep all scores"
+            )
+        return said
 
     def sizes(self, dataset: Dataset) -> dict[str, int]:
         """Return the data's sizes, with a single output where the loss wants one."""
@@ -75,12 +179,24 @@ class Classify(Task):
         return dataset.sizes | {"num_classes": 1 if single else len(dataset.labels)}
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
-        """Return the loss; of mixed samples, the mixture of both targets' losses."""
-        scores_BK = model(batch["input"])
-        parts = self._parts(scores_BK, batch["target"])
+        """Return the loss; of mixed samples, the mixture of both targets' losses.
+
+        A model may give a tuple in training: its scores, and those of heads that only help it to learn.
+        """
+        scores = model(batch["input"])
+        heads: Sequence[Tensor] = scores if isinstance(scores, tuple) else (scores,)
+        parts = self._of_heads(heads, batch["target"])
         if "target_b" in batch:
-            parts = parts.mixed(self._parts(scores_BK, batch["target_b"]), batch["weight"])
+            parts = parts.mixed(self._of_heads(heads, batch["target_b"]), batch["weight"])
         return parts.sum()
+
+    def _of_heads(self, heads: Sequence[Tensor], target_B: Tensor) -> LossParts:
+        """Return the main head's parts with the others' losses added; the samples count once."""
+        parts = self._parts(heads[0], target_B)
+        for scores_BK in heads[1:]:
+            more = self.auxiliary_weight * self._parts(scores_BK, target_B).loss
+            parts = parts._replace(loss=parts.loss + more)
+        return parts
 
     def _parts(self, scores_BK: Tensor, target_B: Tensor) -> LossParts:
         if self.loss == "mean_squared_error":
@@ -95,38 +211,127 @@ class Classify(Task):
         return losses.per_sample(self.loss)(scores_BK, target_B, **options)
 
     def probabilities(self, scores_BK: Tensor) -> Tensor:
-        """Return class probabilities, float32 (B, K).
+        """Return class probabilities, float32 (float64 of float64), (B, K).
 
         Only cross-entropy and binary cross-entropy train them; for the others they order the classes as the scores do.
         """
-        scores_BK = scores_BK.float()
+        return self._log_probabilities(scores_BK).exp()
+
+    def _log_probabilities(self, scores_BK: Tensor) -> Tensor:
+        scores_BK = (scores_BK if scores_BK.dtype == torch.float64 else scores_BK.float()) / self.temperature
         if scores_BK.shape[1] == 1:
             middle = 0.5 if self.loss == "mean_squared_error" else 0.0
-            one_B = torch.sigmoid(scores_BK[:, 0] - middle)
-            return torch.stack([1.0 - one_B, one_B], 1)
+            return F.logsigmoid(torch.cat([middle - scores_BK, scores_BK - middle], 1))
         if self.loss == "binary_cross_entropy":
-            return F.normalize(torch.sigmoid(scores_BK), p=1.0, dim=1)
-        return scores_BK.softmax(1)
+            log_BK = F.logsigmoid(scores_BK)
+            return log_BK - log_BK.logsumexp(1, keepdim=True)
+        return scores_BK.log_softmax(1)
+
+    @property
+    def _trains_probabilities(self) -> bool:
+        return self.loss in ("cross_entropy", "binary_cross_entropy")
+
+    def _scores(self, model: nn.Module, input_B: Tensor) -> Tensor:
+        """Return what a model in eval mode says of samples, before it becomes probabilities."""
+        scores_BK: Tensor = model(input_B).float()
+        if self.flip_test and input_B.ndim == 4:  # not of features that were computed beforehand
+            scores_BK = (scores_BK + model(input_B.flip(-1)).float()) / 2
+        return scores_BK
 
     def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:
-        """Return the loss, the confusion counts and, for more than ten classes, the hits among the likeliest five."""
-        scores_BK, target_B = model(batch["input"]), batch["target"]
-        loss = self._parts(scores_BK, target_B).sum()
+        """Return the loss, confusion counts, bins of confidence and, of more than ten classes, the top-5 hits."""
+        scores_BK, target_B = self._scores(model, batch["input"]), batch["target"]
+        loss = self._parts(scores_BK / self.temperature, target_B).sum()
         probability_BK = self.probabilities(scores_BK)
         classes = probability_BK.shape[1]
         confidence_B, predicted_B = probability_BK.max(1)
         sums = metrics.classification_sums(probability_BK, target_B, classes, top_k=5 if classes > 10 else None)
-        per_sample = {"predicted": predicted_B, "true": target_B, "confidence": confidence_B}
+        if self._trains_probabilities:
+            sums["calibration"] = metrics.calibration_sums(confidence_B, predicted_B == target_B)
+        per_sample = {"predicted": predicted_B, "true": target_B, "confidence": confidence_B, "scores": scores_BK}
         return Measure(sums_of(loss=loss.total, count=loss.count, **sums), per_sample)
 
-    def metrics(self, sums: Sums) -> dict[str, float]:
-        """Return accuracy, macro precision, recall and F1, the loss and, for more than ten classes, top-5 accuracy."""
-        found = metrics.classification_metrics({k: v for k, v in sums.items() if k not in ("loss", "count")})
+    def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return accuracy, macro precision, recall and F1, ECE, the loss, and what needs the scores of all samples.
+
+        Of more than ten classes also top-5 accuracy. AUROC is that of the class to be found, else the mean over the
+        classes that occur, each against the rest; it is left out where only one class occurs. With a specificity asked
+        for, ``sensitivity_at_specificity`` is read from this split's own ROC curve, so no threshold chosen elsewhere
+        has a part in it; ``sensitivity`` and ``specificity`` are those at the threshold that validation data chose.
+        """
+        found = metrics.classification_metrics(
+            {name: value for name, value in sums.items() if name == "confusion" or name.startswith("top_")}
+        )
+        if "scores" in per_sample:
+            found |= self._ranking_metrics(per_sample)
+        if "calibration" in sums:
+            found["ece"] = metrics.expected_calibration_error(sums["calibration"])
         count = float(sums["count"])  # of weights: 0 where only classes of no weight occur
         return found | {"loss": float(sums["loss"]) / count if count else math.nan}
 
+    def _ranking_metrics(self, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
+        probability_NK, true_N = self.probabilities(per_sample["scores"].double()), per_sample["true"]
+        if self.positive_class is None:
+            return _known(auroc=metrics.macro_auroc(probability_NK, true_N))
+        score_N, is_positive_N = probability_NK[:, self.positive_class], true_N == self.positive_class
+        found = _known(auroc=metrics.auroc(score_N, is_positive_N))
+        if self.specificity is not None:
+            own = metrics.threshold_at_specificity(score_N, is_positive_N, self.specificity)
+            if own is not None:
+                sensitivity, _ = metrics.sensitivity_and_specificity(score_N, is_positive_N, own)
+                found |= _known(sensitivity_at_specificity=sensitivity)
+        if self.threshold is not None:
+            pair = metrics.sensitivity_and_specificity(score_N, is_positive_N, self.threshold)
+            found |= _known(sensitivity=pair[0], specificity=pair[1])
+        return found
+
+    def after_training(self, validation: Evaluation) -> Task:
+        """Return the task with the temperature and the threshold that validation data gives, where they are wanted."""
+        if not self.calibrate and self.specificity is None:
+            return self
+        fitted = self
+        scores_NK, true_N = validation.per_sample["scores"].double(), validation.per_sample["true"]
+        if self.calibrate:
+            fitted = dataclasses.replace(fitted, temperature=self._fit_temperature(scores_NK, true_N))
+        if self.specificity is not None:
+            assert self.positive_class is not None, "resolve() fills it in"
+            probability_N = fitted.probabilities(scores_NK)[:, self.positive_class]
+            threshold = metrics.threshold_at_specificity(probability_N, true_N == self.positive_class, self.specificity)
+            fitted = dataclasses.replace(fitted, threshold=threshold)
+        return fitted
+
+    def _fit_temperature(self, scores_NK: Tensor, true_N: Tensor) -> float:
+        """Return the temperature of the lowest log loss; 1, with a warning, where every temperature has a better one.
+
+        The log loss is convex in 1 / temperature, so its slope tells on which side the minimum lies.
+        """
+
+        def slope(log_temperature: float) -> float:
+            inverse = torch.tensor(math.exp(-log_temperature), dtype=torch.float64, requires_grad=True)
+            plain = dataclasses.replace(self, temperature=1.0)
+            with torch.enable_grad():
+                loss = -plain._log_probabilities(scores_NK * inverse).gather(1, true_N[:, None]).sum()
+            return -float(torch.autograd.grad(loss, inverse)[0])
+
+        low, high = (math.log(edge) for edge in TEMPERATURES)
+        if not slope(low) < 0 < slope(high):
+            logger.warning(
+                "No temperature calibrates the probabilities: on validation data the model is always right, or knows "
+                "nothing. They stay as they are."
+            )
+            return 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+        return math.exp((low + high) / 2)
+
     def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
-        """Return the confusion matrix and the mistakes that were made with the greatest confidence."""
+        """Return confusions, class by class scores, calibration, the ROC curve, and the most confident mistakes.
+
+        Of the class to be found (``detection``): "positive" is its label; "positives" and "negatives" are counts;
+        "auroc" with its 95 % "interval"; "roc" points (1 - specificity, sensitivity); and how many of each are "found"
+        and "left_alone" from the "threshold" on, which is None where the likeliest class was taken.
+        """
         wrong_N = (per_sample["predicted"] != per_sample["true"]).nonzero()[:, 0]
         order = per_sample["confidence"][wrong_N].argsort(descending=True, stable=True)[:MISTAKES_SHOWN]
         mistakes = [
@@ -138,13 +343,53 @@ class Classify(Task):
             }
             for number in wrong_N[order].tolist()
         ]
-        return Findings(sums["confusion"].tolist(), mistakes)
+        scored = "scores" in per_sample
+        return Findings(
+            sums["confusion"].tolist(),
+            mistakes,
+            classes=_class_rows(sums["confusion"], labels),
+            calibration=self._calibration(per_sample) if scored and "calibration" in sums else None,
+            detection=self._detection(per_sample, labels) if scored and self.positive_class is not None else None,
+        )
+
+    def _calibration(self, per_sample: Mapping[str, Tensor]) -> dict[str, Any]:
+        def of(task: Classify) -> dict[str, Any]:
+            confidence_N, predicted_N = task.probabilities(per_sample["scores"]).max(1)
+            bins_M3 = metrics.calibration_sums(confidence_N, predicted_N == per_sample["true"])
+            return {"bins": bins_M3.tolist(), "ece": metrics.expected_calibration_error(bins_M3)}
+
+        found = of(self) | {"temperature": self.temperature}
+        before = {"before": of(dataclasses.replace(self, temperature=1.0))} if self.temperature != 1 else {}
+        return found | before
+
+    def _detection(self, per_sample: Mapping[str, Tensor], labels: Sequence[str]) -> dict[str, Any]:
+        assert self.positive_class is not None
+        score_N = self.probabilities(per_sample["scores"].double())[:, self.positive_class]
+        is_positive_N = per_sample["true"] == self.positive_class
+        said_N = per_sample["predicted"] == self.positive_class if self.threshold is None else score_N >= self.threshold
+        interval = metrics.auroc_interval(score_N, is_positive_N)
+        return {
+            "positive": labels[self.positive_class],
+            "positives": int(is_positive_N.sum()),
+            "negatives": int((~is_positive_N).sum()),
+            "found": int((said_N & is_positive_N).sum()),
+            "left_alone": int((~said_N & ~is_positive_N).sum()),
+            "threshold": self.threshold,
+            "asked_specificity": self.specificity,
+            "auroc": metrics.auroc(score_N, is_positive_N),
+            "interval": None if interval is None else list(interval),
+            "roc": [list(point) for point in metrics.roc_points(score_N, is_positive_N)],
+        }
 
     def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
-        """Return each sample's label, its probability, and the probabilities of the likeliest five."""
-        probability_BK = self.probabilities(model(input_B))
+        """Return each sample's label, its probability, and the probabilities of the likeliest five.
+
+        Where a threshold was chosen, "positive" says whether the class to be found counts as found, which the likeliest
+        label may contradict.
+        """
+        probability_BK = self.probabilities(self._scores(model, input_B).double())
         top = probability_BK.topk(min(5, probability_BK.shape[1]), 1)
-        return [
+        found: list[dict[str, Any]] = [
             {
                 "label": context.labels[classes[0]],
                 "probability": values[0],
@@ -152,3 +397,33 @@ class Classify(Task):
             }
             for classes, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
+        if self.threshold is not None and self.positive_class is not None:
+            for answer, chance in zip(found, probability_BK[:, self.positive_class].tolist(), strict=True):
+                answer["positive"] = {
+                    "label": context.labels[self.positive_class],
+                    "probability": chance,
+                    "threshold": self.threshold,
+                    "found": chance >= self.threshold,
+                }
+        return found
+
+
+def _known(**values: float | None) -> dict[str, float]:
+    """Return the metrics that are defined."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _class_rows(confusion_KK: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each class's support and scores; None for a ratio with nothing below it."""
+    found = metrics.per_class(confusion_KK)
+    said_K = confusion_KK.sum(0)
+    return [
+        {
+            "label": label,
+            "support": int(found.support_K[k]),
+            "precision": float(found.precision_K[k]) if said_K[k] else None,
+            "recall": float(found.recall_K[k]) if found.support_K[k] else None,
+            "f1": float(found.f1_K[k]) if found.occurs_K[k] else None,
+        }
+        for k, label in enumerate(labels)
+    ]

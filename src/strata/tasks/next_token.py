@@ -52,7 +52,7 @@ class NextToken(Task):
         hits = (logits_BTV.argmax(-1) == batch["target"]).sum()
         return Measure(sums_of(loss=loss.total, n=loss.count, hits=hits))
 
-    def metrics(self, sums: Sums) -> dict[str, float]:
+    def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
         """Return loss in nats a token, perplexity, bits a token, and next-token accuracy."""
         n, total = int(sums["n"]), float(sums["loss"])
         return {

@@ -66,7 +66,7 @@ class Regress(Task):
         sums = metrics.regression_sums(predicted_B - self.target_mean, target_B - self.target_mean)
         return Measure(sums, {"predicted": predicted_B, "true": target_B})
 
-    def metrics(self, sums: Sums) -> dict[str, float]:
+    def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
         """Return rmse and mae in the target's units, and r2."""
         return metrics.regression_metrics(sums)
 

@@ -45,7 +45,7 @@ def started(
             "splits": {name: len(split) for name, split in dataset.splits.items()},
             "labels": list(dataset.labels),
             "class_counts": list(dataset.class_counts),
-            "notes": list(dataset.notes),
+            "notes": [*dataset.notes, *recipe.task.notes(dataset)],
             "fingerprint": dataset.fingerprint,
         },
         model={

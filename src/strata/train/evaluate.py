@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from strata.data.dataset import Split
 from strata.data.loader import Batch, in_order
 from strata.device import Setup
 from strata.tasks import Draw, Task
+from strata.tasks.base import NUMBERS_KEPT, Evaluation
 
 BATCH_SIZE_AT_MOST = 512
 
@@ -23,17 +23,6 @@ def batch_size_for(trained_with: int | str) -> int:
     One rule for a run's own evaluations and for later ones, so that the same bits come out.
     """
     return BATCH_SIZE_AT_MOST if isinstance(trained_with, str) else min(BATCH_SIZE_AT_MOST, max(64, 2 * trained_with))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The metrics of a split, and the sums and samples behind them."""
-
-    metrics: dict[str, float]
-    sums: dict[str, Tensor]
-    per_sample: dict[str, Tensor] = field(default_factory=dict)
-    split: str = ""
-    """Which it was, where it was chosen for the caller."""
 
 
 @torch.no_grad()
@@ -67,8 +56,10 @@ def evaluate(
             for name, value in measure.sums.items():
                 sums[name] = sums[name] + value if name in sums else value
             for name, value in measure.per_sample.items():
-                per_sample.setdefault(name, []).append(value)
+                if len(split) * value[:1].numel() <= NUMBERS_KEPT:
+                    per_sample.setdefault(name, []).append(value)
     finally:
         model.train(training)
     here = {name: value.cpu() for name, value in sums.items()}
-    return Evaluation(task.metrics(here), here, {name: torch.cat(parts).cpu() for name, parts in per_sample.items()})
+    kept = {name: torch.cat(parts).cpu() for name, parts in per_sample.items()}
+    return Evaluation(task.metrics(here, kept), here, kept)

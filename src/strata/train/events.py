@@ -133,7 +133,11 @@ class Finished(Event):
     main_metric: str | None = None
     stopped_early: bool = False
     confusion: dict[str, Any] | None = None
+    classes: list[dict[str, Any]] | None = field(default=None)
+    calibration: dict[str, Any] | None = None
+    detection: dict[str, Any] | None = None
     mistakes: list[dict[str, Any]] | None = field(default=None)
+    examples: dict[str, Any] | None = None
 
 
 Observer = Callable[[Event], None]

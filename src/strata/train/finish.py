@@ -84,6 +84,14 @@ def write_mistakes(findings: Findings, split: Split, folder: RunFolder, dataset:
     found: dict[str, Any] = {}
     if findings.confusion is not None:
         found["confusion"] = {"labels": list(dataset.labels), "counts": findings.confusion}
+    for name in ("classes", "calibration", "detection"):
+        if getattr(findings, name):
+            found[name] = getattr(findings, name)
+    if findings.examples is not None:
+        folder.samples.mkdir(parents=True, exist_ok=True)
+        below_CHW = torch.cat([*findings.examples], 1)
+        to_picture(below_CHW).save(folder.samples / "examples.png")
+        found["examples"] = {"file": "samples/examples.png", "count": len(findings.examples)}
     if findings.mistakes:
         shutil.rmtree(folder.samples / "mistakes", ignore_errors=True)
         number_N = torch.tensor([mistake["sample"] for mistake in findings.mistakes])

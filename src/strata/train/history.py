@@ -58,11 +58,19 @@ def describe(event: events.Event) -> list[str]:
     return []
 
 
+DETAILS = ("precision", "recall", "f1", "sensitivity_at_specificity")
+"""Metrics that a full line leaves to metrics.jsonl and the report."""
+METRICS_ON_A_LINE = 4
+
+
 def shown(metrics: dict[str, float]) -> str:
-    """Return metrics as a person reads them."""
+    """Return metrics as a person reads them: all of a few, the ones that matter of many."""
+    names = [name for name in metrics if len(metrics) <= METRICS_ON_A_LINE or name not in DETAILS]
     return ", ".join(
-        f"{name} {value:.2%}" if name == "accuracy" or name.startswith("top_") else f"{name} {value:.4g}"
-        for name, value in metrics.items()
+        f"{name} {metrics[name]:.2%}"
+        if name == "accuracy" or name.startswith("top_")
+        else f"{name} {metrics[name]:.4g}"
+        for name in names
     )
 
 

@@ -18,33 +18,39 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from strata import rng
 from strata.checkpoint import store
 from strata.checkpoint.files import write_json
 from strata.checkpoint.run_folder import RunFolder, create
 from strata.data import open_data
-from strata.data.augment import augment, mix
-from strata.data.dataset import Dataset
+from strata.data.augment import augment, augment_pair, mix
+from strata.data.dataset import Dataset, TensorSplit
 from strata.data.loader import Batch, Loader
 from strata.device import decide
 from strata.errors import ConfigError, RunError, TrainingError
 from strata.models import build
 from strata.tasks import Draw, Phase
-from strata.tasks.base import Answering
-from strata.train import announce, events, history
+from strata.tasks.base import Answering, Evaluation
+from strata.train import announce, events, history, lora, transfer
 from strata.train.average import Average
-from strata.train.evaluate import Evaluation, batch_size_for, evaluate
+from strata.train.evaluate import batch_size_for, evaluate
 from strata.train.events import Interrupted, Observer
 from strata.train.finish import draw_sample, save_model, write_mistakes
 from strata.train.finite import find_culprit, not_finite
 from strata.train.guards import listening, logging_to, shortages_explained
 from strata.train.optim import build_optimizer, clip_gradients, penalty_gradients
 from strata.train.plan import make_plan
+from strata.train.probe import feature_splits
 from strata.train.recipe import Recipe
 from strata.train.state import TrainState
+from strata.train.transfer import layer_rates
+from strata.weights import load_into, open_weights
 
 SECONDS_BETWEEN_SAVES = 60.0
+FIRST_LOOK = 2000
+"""Training samples that weights which begin as the data says may look at."""
 
 
 def train(recipe: Recipe, *, runs: Path | str = "runs", observers: Sequence[Observer] = (), command: str = "") -> Path:
@@ -89,7 +95,8 @@ def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dic
             raise RunError(
                 f"The data at {recipe.data.source} changed since {folder.path} began; it cannot go on as it was."
             )
-        training = Training(recipe, dataset)
+        loaded = store.load_newest(folder.checkpoints)
+        training = Training(recipe, dataset, fresh=loaded is None)
         taken = max(store.steps(folder.checkpoints), default=0)
         if settings and training.plan.total_steps < taken:
             raise ConfigError(
@@ -99,7 +106,7 @@ def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dic
             write_json(folder.path / "recipe.json", recipe.to_json())
         if began_with is None:  # killed before, or within, its first line of history
             folder.forget_after(-1)
-        return training.run(folder, observers, resuming=began_with is not None)
+        return training.run(folder, observers, resuming=began_with is not None, loaded=loaded)
     finally:
         folder.unlock()
 
@@ -131,19 +138,27 @@ def _absolute(given: str | float | None) -> str | float | None:
 class Training:
     """One run in the making: the resolved recipe, the data, and the state that they change.
 
-    Raises ConfigError for settings that contradict each other.
+    Args:
+        fresh: no checkpoint will be loaded, so the weights begin as the recipe says.
+
+    Raises ConfigError for settings that contradict each other, WeightsError for weights that do not fit.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> None:
         self.recipe, self.dataset = recipe, dataset
         self.task, self.config = recipe.task, recipe.train
         self.split = self.task.split(dataset, "train", recipe.model, training=True)
         for name in dataset.splits:  # a text too short is refused now, and not at the first evaluation
             self.task.split(dataset, name, recipe.model, training=False)
-        self.plan = make_plan(self.config, len(self.split), self.task.stages())
-
         rng.seed_everything_for(self.config.seed, "initial weights")
-        model = build(recipe.model)
+        model: Any = build(recipe.model)
+        notes: list[str] = []
+        is_probe = recipe.weights.source is not None and recipe.weights.tune == "probe"
+        if recipe.weights.source is not None and (fresh or is_probe):
+            notes.append(load_into(model, open_weights(recipe.weights.source, recipe.model), labels=dataset.labels))
+        transfer.prepare(recipe.weights, model)
+        stages = transfer.stages(recipe.weights, self.task.stages(), model)
+        self.plan = make_plan(self.config, len(self.split), stages)
         self.setup = decide(
             device=self.config.device,
             precision=self.config.precision,
@@ -154,9 +169,22 @@ class Training:
         model = model.to(self.setup.device)
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if fresh and recipe.weights.source is None and hasattr(model, "initialize"):
+            model.initialize(self._first_look())
+        self.whole: nn.Module = model
+        self.features: dict[str, TensorSplit] = {}
+        if is_probe:
+            self.features, said = feature_splits(model, dataset, self.setup)
+            self.split = self.features["train"]
+            notes.append(said)
+        self.dataset = dataset.replace(notes=(*dataset.notes, *notes))
+        self.sees_pictures = dataset.kind == "image" and not is_probe
+        if self.config.grow_from < 1 and not (self.sees_pictures and getattr(model, "takes_any_size", False)):
+            raise ConfigError("train.grow_from resizes pictures as training goes, and this model takes only one size.")
+        model = model.head if is_probe else model
         self.state = TrainState(model=model.train())
         augment = recipe.data.augment
-        if (augment.mixup or augment.cutmix) and dataset.kind == "image" and not self.task.mixes:
+        if (augment.mixup or augment.cutmix) and self.sees_pictures and not self.task.mixes:
             raise ConfigError(f"data.augment.mixup and cutmix mix classes, and task {self.task.kind!r} has none.")
         if self.plan.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             raise ConfigError("The model's batch norm needs several samples at once: train.batch_size of at least 2.")
@@ -180,6 +208,7 @@ class Training:
         observers: Sequence[Observer] = (),
         *,
         resuming: bool = False,
+        loaded: store.Loaded | None = None,
         command: str = "",
         from_data: str = "",
     ) -> Path:
@@ -188,7 +217,7 @@ class Training:
         self.observers = (history.recorder(folder), history.writer(folder), *observers)
         with logging_to(folder), listening(self._ask_to_stop), shortages_explained(folder, self.plan):
             if resuming:
-                self._restore()
+                self._restore(loaded)
             else:
                 self._announce(command, from_data)
             self._start_clock()
@@ -263,11 +292,19 @@ class Training:
     def _prepare(self, batch: Batch, step: int | None = None) -> Batch:
         """Turn a raw batch into what the model sees; with a step, augmented as that step's."""
         config, seed = self.recipe.data.augment, self.config.seed
-        if step is not None and self.dataset.kind == "image":
-            batch["input"] = augment(batch["input"], config, seed, step, batch["sample"])
-        batch["input"] = self.dataset.preprocess.normalize(batch["input"])
-        if step is not None and (config.mixup or config.cutmix) and self.dataset.kind == "image":
+        if step is not None and self.sees_pictures:
+            epoch_B = batch["epoch"]
+            batch["input"] = augment(batch["input"], config, seed, step, batch["sample"], epoch_B=epoch_B)
+        if step is not None and self.dataset.kind == "pairs":
+            batch = augment_pair(batch, config, seed, step)
+        if not self.features:
+            batch["input"] = self.dataset.preprocess.normalize(batch["input"])
+        if step is not None and (config.mixup or config.cutmix) and self.sees_pictures:
             batch = mix(batch, config, seed, step, batch["sample"])
+        if step is not None and self.config.grow_from < 1:
+            side = self.plan.side(step, batch["input"].shape[-1])
+            if side != batch["input"].shape[-1]:
+                batch["input"] = F.interpolate(batch["input"], size=side, mode="bilinear", antialias=True)
         if self.setup.channels_last and batch["input"].ndim == 4:
             batch["input"] = batch["input"].contiguous(memory_format=torch.channels_last)
         return batch
@@ -329,7 +366,7 @@ class Training:
 
     def _measure(self, split: str) -> Evaluation:
         began = time.monotonic()
-        windows = self.task.split(self.dataset, split, self.recipe.model, training=False)
+        windows = self.features.get(split) or self.task.split(self.dataset, split, self.recipe.model, training=False)
         with self._as_evaluated():
             found = evaluate(
                 self.task,
@@ -442,6 +479,9 @@ class Training:
                 continue
             if split == "test" or found is None:
                 found = self._measure(split)
+            if split == "validation" and (fitted := self.task.after_training(found)) != self.task:
+                self.task, self.recipe = fitted, dataclasses.replace(self.recipe, task=fitted)
+                found = self._measure(split)
             metrics[split] = found.metrics
         if found is not None:
             last = "test" if "test" in self.dataset.splits else "validation"
@@ -449,7 +489,7 @@ class Training:
             windows = self.task.split(self.dataset, last, self.recipe.model, training=False)
             details = write_mistakes(findings, windows, self.folder, self.dataset)
         with self._as_evaluated():
-            save_model(self.folder.model, self.recipe, state.model, self.dataset)
+            save_model(self.folder.model, self.recipe, lora.merged(self.whole), self.dataset)
         samples = self.plan.samples_between(0, state.step)
         rate = statistics.median(self.rates) if len(self.rates) > 2 else samples / max(state.seconds, 1e-9)
         self._emit(
@@ -484,9 +524,11 @@ class Training:
             for _, parameter in named:
                 parameter.requires_grad_(True)
             assert named, f"phase {phase.name!r} names no parameter of {type(model).__name__}"
+            rates = {} if phase.first_layer_rate == 1 else layer_rates([n for n, _ in named], phase.first_layer_rate)
             optimizer = build_optimizer(
                 model,
                 named,
+                layer_rates=rates,
                 name=config.optimizer,
                 learning_rate=config.learning_rate * phase.learning_rate_factor,
                 weight_decay=config.weight_decay,
@@ -498,6 +540,24 @@ class Training:
             self.trained[phase.name] = {name for name, _ in named}
         everything = {name for name, _ in model.named_parameters()}
         self.trains_everything = all(trained == everything for trained in self.trained.values())
+        self._train_mode()
+
+    def _train_mode(self) -> None:
+        """Put the model in training mode, but for batch norms that this stage does not train: they keep what they are.
+
+        Their running statistics would else drift away from the weights that stand still.
+        """
+        model = self.state.model.train()
+        trained = {name.rpartition(".")[0] for names in self.trained.values() for name in names}
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and name not in trained:
+                module.eval()
+
+    def _first_look(self) -> Tensor:
+        """Return some training pictures as the model sees them, for weights that begin as the data says."""
+        index_B = rng.permutation(len(self.split), self.config.seed, "first look", 0)[:FIRST_LOOK]
+        raw = self.split.gather(index_B, torch.zeros_like(index_B))["input"].to(self.setup.device)
+        return self.dataset.preprocess.normalize(raw)
 
     def _hold_still_all_but(self, phase: Phase) -> None:
         if self.trains_everything:  # _enter_stage has let them all move
@@ -518,9 +578,10 @@ class Training:
                 device=self.setup.device,
                 prepare=self._prepare,
                 prefetch=not getattr(split, "in_memory", True),
+                class_N=split.target if self.dataset.balance else None,
             )
-            for stage in self.task.stages()
-            for phase in stage.phases
+            for planned in self.plan.stages
+            for phase in planned.stage.phases
             if phase.needs_data
         }
 
@@ -528,13 +589,12 @@ class Training:
     def _as_evaluated(self) -> Iterator[None]:
         """Put the weights in place that are evaluated and kept: the moving average, where there is one."""
         context = self.state.average.swapped_in() if self.state.average is not None else contextlib.nullcontext()
-        training = self.state.model.training
         with context:
-            self.state.model.eval()
+            self.whole.eval()
             try:
                 yield
             finally:
-                self.state.model.train(training)
+                self._train_mode()
 
     def _answering(self) -> Answering:
         return Answering(self.dataset.labels, self.dataset.preprocess, self.setup.device)
@@ -549,8 +609,7 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ beginnings
 
-    def _restore(self) -> None:
-        loaded = store.load_newest(self.folder.checkpoints)
+    def _restore(self, loaded: store.Loaded | None) -> None:
         warnings: list[str] = []
         if loaded is not None:
             step, tensors, numbers, warnings = loaded

@@ -53,6 +53,7 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     adam_learning_rate: float | None = None,
     matmul_dtype: torch.dtype = torch.float32,
+    layer_rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Return an optimiser of the parameters, which already have their device and memory format.
 
@@ -64,23 +65,24 @@ def build_optimizer(
         momentum: None takes the method's own: 0.9, for muon 0.95, for rmsprop none.
         adam_learning_rate: of the part of Muon's parameters that AdamW takes; None: the same.
         matmul_dtype: in which Muon multiplies; bfloat16 is enough where the hardware has it.
+        layer_rates: a factor of the learning rate for each parameter's name; 1 where it is left out.
 
     Raises UnknownNameError for an optimiser that does not exist.
     """
     name = canonical(name)
-    parameters = list({id(p): p for _, p in named_parameters if p.requires_grad}.values())
+    names = {id(p): name for name, p in named_parameters if p.requires_grad}
+    rates = {of: (layer_rates or {}).get(name, 1.0) for of, name in names.items()}
+    parameters = [p for p in model.parameters() if id(p) in names]
     assert parameters, "an optimiser needs parameters"
     momentum = _MOMENTUM.get(name, 0.0) if momentum is None else momentum
 
     def groups(parameters: list[Parameter], rate: float) -> list[dict[str, Any]]:
-        parts = (
-            ([p for p in parameters if _decays(p)], weight_decay),
-            ([p for p in parameters if not _decays(p)], 0.0),
-        )
+        parts: dict[tuple[float, float], list[Parameter]] = defaultdict(list)
+        for p in sorted(parameters, key=lambda p: not _decays(p)):
+            parts[rate * rates[id(p)], weight_decay if _decays(p) else 0.0].append(p)
         return [
-            {"params": part, "lr": rate, "base_learning_rate": rate, "weight_decay": decay}
-            for part, decay in parts
-            if part
+            {"params": part, "lr": own_rate, "base_learning_rate": own_rate, "weight_decay": decay}
+            for (own_rate, decay), part in parts.items()
         ]
 
     if name == "muon":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from pydantic import AfterValidator
 
 from strata.config import (
@@ -26,6 +27,8 @@ from strata.errors import ConfigError
 from strata.models import MODELS, config_class, family_of, preset
 from strata.tasks import TASKS, Task
 from strata.train import optim, schedule
+from strata.train.transfer import TransferConfig
+from strata.weights import open_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,11 @@ class TrainConfig:
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     early_stopping: Positive | None = None
     """Stop after this many evaluations without a better validation metric, and keep the best weights."""
+    grow_from: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Side of the pictures at the start, as a share of the full one: they grow as training goes (progressive resizing,
+    Howard 2018; Tan and Le 2021, section 4)."""
+    grow_until: Fraction = 0.7
+    """Share of all steps after which pictures have their full size."""
     seed: NotNegative = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -122,6 +130,7 @@ class Recipe:
     data: DataConfig = DataConfig()
     task: Task
     train: TrainConfig = TrainConfig()
+    weights: TransferConfig = TransferConfig()
     reference: Reference | None = None
 
     def set(self, settings: Mapping[str, Any]) -> Recipe:
@@ -129,9 +138,27 @@ class Recipe:
         if settings.get("train.steps") is not None and settings.get("train.epochs") is not None:
             raise ConfigError("Give either train.steps or train.epochs, not both.")
         recipe = self
-        for key in sorted(settings, key=lambda key: (key not in ("model", "task"), "." in key)):
+        first = ("model", "task", "weights", "weights.source")
+        for key in sorted(settings, key=lambda key: (first.index(key) if key in first else len(first), "." in key)):
             recipe = recipe._set(key, settings[key])
+            if key in ("weights", "weights.source") and recipe.weights.source is not None:
+                recipe = recipe._as_weights_say(has_model="model" in settings)
+        if not same_data(recipe.data.source, self.data.source) and "data.labels" not in settings:
+            return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, labels=()))  # of other classes
         return recipe
+
+    def _as_weights_say(self, has_model: bool) -> Recipe:
+        """Return a copy with the model of the weights, unless one was asked for, and pictures prepared as for them."""
+        weights = open_weights(str(self.weights.source), self.model if has_model else None)
+        prepared = {name: value for name, value in weights.preprocess.items() if hasattr(self.data, name)}
+        source = str(Path(str(self.weights.source)).expanduser().resolve())
+        return dataclasses.replace(
+            self,
+            model=self.model if has_model else weights.config,
+            data=dataclasses.replace(self.data, **prepared),
+            weights=dataclasses.replace(self.weights, source=source),
+            reference=None,
+        )
 
     def _set(self, key: str, value: Any) -> Recipe:
         if key == "model" and isinstance(value, str):

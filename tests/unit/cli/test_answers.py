@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,17 +53,53 @@ def test_answers_are_shown_one_a_line(capsys: pytest.CaptureFixture[str]) -> Non
         {"input": "b.png", "error": "gone"},
         {"input": "ab\ncd", "next": [{"text": "\n", "probability": 0.5}]},
     ]
-    assert show(iter(found), top=1, as_json=False, as_csv=False) == 1
+    assert show(iter(found), top=1, as_json=False, as_csv=False) == (4, 1)
     assert capsys.readouterr().out.splitlines() == [
         "a.png: cat 75.0%",
         "row 2: 3.25",
         "b.png: not read: gone",
         "ab cd: '\\n' 50.0%",
     ]
-    assert show(iter(found), top=2, as_json=True, as_csv=False) == 1
+    assert show(iter(found), top=2, as_json=True, as_csv=False) == (4, 1)
     answer = json.loads(capsys.readouterr().out)
     assert answer["failed"] == 1 and len(answer["predictions"][0]["top"]) == 2
     assert answer["predictions"][1] == {"input": "row 2", "value": 3.25}
+
+
+def test_json_is_whole_without_answers_and_broken_off_before_what_went_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert show(iter(()), top=1, as_json=True, as_csv=False) == (0, 0)
+    assert json.loads(capsys.readouterr().out) == {"predictions": [], "failed": 0}
+
+    def breaking() -> Iterator[dict[str, Any]]:
+        yield {"value": 1.0}
+        raise DataError("gone")
+
+    with pytest.raises(DataError):
+        show(breaking(), top=1, as_json=True, as_csv=False)
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_answers_are_printed_as_they_come_and_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+
+    def watched() -> Iterator[dict[str, Any]]:
+        for k in range(3):
+            printed.append(capsys.readouterr().out)
+            yield {"input": f"{k}.png", "value": float(k)}
+
+    for as_json, as_csv in ((False, False), (True, False), (False, True)):
+        printed.clear()
+        show(watched(), top=1, as_json=as_json, as_csv=as_csv)
+        assert "0.png" in printed[1] and "1.png" in printed[2]
+        capsys.readouterr()
+
+
+def test_what_is_missing_is_noticed_before_anything_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="There is no file or folder 'gone'"):
+        next(expand([str(tmp_path / "a.png"), "gone"], "image"))
 
 
 def test_options_are_turned_into_their_types() -> None:

@@ -65,7 +65,7 @@ def test_a_classifier_is_measured_and_predicts(strata_command: Command) -> None:
     Path("in/bad.png").write_bytes(b"no picture")
     found = strata_command("predict", "runs/digits-1", "in", "--json")
     assert found.code == 2 and found.answer["failed"] == 1 and len(found.answer["predictions"]) == 4
-    assert "Error: 1 of the inputs could not be read" in found.err and "Traceback" not in found.err
+    assert "Error: 1 of 4 inputs could not be read and was skipped" in found.err and "Traceback" not in found.err
 
 
 def test_a_table_is_predicted_row_by_row(strata_command: Command) -> None:

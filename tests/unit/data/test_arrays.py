@@ -177,3 +177,18 @@ def test_a_test_file_elsewhere_is_numbered_like_the_training_labels(tmp_path: Pa
     np.savez(tmp_path / "b.npz", x=np.zeros((4, 4, 4), np.uint8), y=np.array([9, 3, 4, 9]))
     with pytest.raises(DataError, match="has class 4 in sample 2, which no training sample has"):
         read(tmp_path / "a.npz", test=str(tmp_path / "b.npz"))
+
+
+def test_classes_that_are_only_numbered_get_the_names_that_are_given(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((20, 4, 4), np.uint8), labels=np.arange(20) % 2)
+    data = read(tmp_path / "a.npz", labels=("normal", "pneumonia"))
+    assert data.labels == ("normal", "pneumonia")
+    assert any("0 is normal, 1 is pneumonia" in note for note in data.notes)
+    with pytest.raises(DataError, match=r"data\.labels gives 3 names to the 2 classes of"):
+        read(tmp_path / "a.npz", labels=("a", "b", "c"))
+
+
+def test_names_for_classes_that_have_names_are_said_to_have_no_effect() -> None:
+    data = open_data(DataConfig(source="iris", labels=("a", "b", "c")))
+    assert data.labels == ("setosa", "versicolor", "virginica")
+    assert any(note.startswith("data.labels has no effect") for note in data.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from strata.data import DataConfig, Dataset, images, open_data, pictures, recognize
+from strata.data.loader import Loader
 from strata.errors import ConfigError, DataError
 
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (230, 30, 20)}
@@ -275,3 +277,70 @@ def test_a_folder_without_pictures_beside_given_splits_does_not_matter(folder: P
 def test_class_folders_are_no_numbers_to_predict(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.target_kind=number does not fit class folders"):
         read(folder, target_kind="number")
+
+
+def read_all(data: Any, epochs: int = 1) -> torch.Tensor:
+    index = torch.arange(len(data.splits["train"]))
+    for epoch in range(epochs):
+        found = data.splits["train"].gather(index, torch.full_like(index, epoch))["input"]
+    return found
+
+
+@pytest.fixture
+def at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the folder read whole, and from now on take any folder for a large one."""
+    data = open_data(DataConfig(source=str(folder)))
+    monkeypatch.setattr(images, "PICTURES_AT_ONCE", 3)
+    return data
+
+
+def test_a_large_folder_is_looked_at_in_parts_and_gives_the_same_pixels(
+    folder: Path, at_once: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "HEADERS_OF_MANY", 10)
+    read: list[Path] = []
+    headers = pictures.read_headers
+    monkeypatch.setattr(pictures, "read_headers", lambda files: read.extend(files) or headers(files))
+    data = open_data(DataConfig(source=str(folder)))
+    assert 0 < len(read) <= 20
+    assert any("pictures were looked at, evenly spread" in note for note in data.notes)
+    assert torch.equal(read_all(data), read_all(at_once))
+    assert data.class_counts == at_once.class_counts
+
+
+def test_pictures_that_fit_are_decoded_once_and_then_kept(
+    folder: Path, at_once: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_data(DataConfig(source=str(folder)))
+    first = read_all(data)
+    monkeypatch.setattr(pictures, "read_pictures", None)
+    assert torch.equal(read_all(data), first) and torch.equal(first, read_all(at_once))
+
+
+def test_few_but_vast_pictures_do_not_keep_training_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "PIXELS_AT_ONCE", 1000)
+    data = open_data(DataConfig(source=str(folder)))
+    assert isinstance(data.splits["train"], images.FileSplit) and data.splits["train"].keeps
+    assert "pictures are decoded when they are first wanted, and then kept in memory" in data.notes
+
+
+def test_memory_does_not_grow_over_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        pytest.skip("this system does not say how much memory a process has")
+    for k in range(128):
+        file = tmp_path / "many" / f"{k % 2}" / f"{k}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (128, 128), (k, 0, 0)).save(file)
+    monkeypatch.setattr(images, "MEMORY_SHARE", 0.0)
+    data = open_data(DataConfig(source=str(tmp_path / "many"), validation=0.0, test=0.0))
+    batches = Loader(
+        data.splits["train"], batch_size=32, seed=0, stream="train", device=torch.device("cpu"),
+        prepare=lambda batch, step: batch, prefetch=True,
+    )  # fmt: skip
+    held = []
+    for number in range(32):  # epochs of 6 MB
+        batches.batch(number, number)
+        held.append(int(statm.read_text().split()[1]) * 4096 / 1e6)
+    batches.close()
+    assert held[-1] - held[8] < 12  # six epochs that were kept would be 36

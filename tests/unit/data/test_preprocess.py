@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from strata.data import DataConfig, load_preprocess, open_data, save_preprocess
+from strata.data import DataConfig, images, load_preprocess, open_data, save_preprocess
 from strata.data.preprocess import ImagePreprocess
-from strata.errors import DataError
+from strata.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("source", ["digits", "breast-cancer", "diabetes", "pycode"])
@@ -121,3 +123,85 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("text")
     with pytest.raises(DataError, match=r"a.png cannot be read: not a picture, or a damaged one"):
         GREY.read(tmp_path / "a.png")
+
+
+def test_a_file_from_before_framing_was_a_choice_still_loads(tmp_path: Path) -> None:
+    save_preprocess(COLOUR, tmp_path)
+    file = tmp_path / "preprocess.json"
+    values = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("fit", "crop_share", "interpolation")}
+    file.write_text(json.dumps(values))
+    assert load_preprocess(tmp_path) == COLOUR
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos", "box"])
+def test_a_share_cut_out_is_the_middle_of_the_resized_picture(name: Any) -> None:
+    preprocess = dataclasses.replace(COLOUR, image_size=28, crop_share=0.875, interpolation=name)
+    image = Image.fromarray(noise(80, 160, 3))
+    resized = np.asarray(image.resize((64, 32), Image.Resampling[name.upper()]))
+    expected = resized[2:30, 18:46].transpose(2, 0, 1)
+    assert np.array_equal(preprocess.read(image).numpy(), expected)
+
+
+def test_a_share_that_is_just_the_size_touches_no_pixel() -> None:
+    pixels = noise(32, 32)
+    preprocess = dataclasses.replace(GREY, image_size=28, crop_share=0.875, interpolation="bicubic")
+    assert np.array_equal(preprocess.read(pixels)[0].numpy(), pixels[2:30, 2:30])
+
+
+def test_a_stretched_picture_keeps_its_edges() -> None:
+    image = Image.fromarray(noise(20, 50, 3))
+    preprocess = dataclasses.replace(COLOUR, image_size=10, fit="stretch")
+    expected = np.asarray(image.resize((10, 10), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(preprocess.read(image).numpy(), expected)
+
+
+FRAMED = {"image_size": 14, "fit": "stretch", "crop_share": 0.875, "interpolation": "bicubic"}
+
+
+@pytest.mark.parametrize("where", ["memory", "files", "array"])
+def test_training_pictures_are_framed_as_new_ones_will_be(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = noise(8, 20, 30)
+    if where == "array":
+        np.savez(tmp_path / "data.npz", x=pixels, y=np.arange(8) % 2)
+        source = tmp_path / "data.npz"
+    else:
+        source = tmp_path / "pictures"
+        for k in range(8):
+            (source / f"{k % 2}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[k]).save(source / f"{k % 2}" / f"{k}.png")
+    if where == "files":
+        monkeypatch.setattr(images, "MEMORY_SHARE", 0.0)
+    data = open_data(DataConfig(source=str(source), validation=0.0, test=0.0, **FRAMED))  # type: ignore[arg-type]
+    assert isinstance(data.splits["train"], images.FileSplit) == (where == "files")
+    index = torch.arange(8)
+    found = data.splits["train"].gather(index, torch.zeros_like(index))["input"]
+    expected = torch.stack([data.preprocess.read(picture) for picture in pixels])
+    order = torch.arange(8) if where == "array" else torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    assert torch.equal(found, expected[order])
+
+
+def test_pixel_constants_that_are_given_replace_the_datas_own() -> None:
+    own = open_data(DataConfig(source="digits")).preprocess
+    given = open_data(DataConfig(source="digits", mean=(0.25,))).preprocess
+    assert isinstance(own, ImagePreprocess) and isinstance(given, ImagePreprocess)
+    assert given.mean == (0.25,) and given.std == own.std
+    both = open_data(DataConfig(source="digits", mean=(0.25,), std=(0.5,))).preprocess
+    assert isinstance(both, ImagePreprocess) and (both.mean, both.std) == ((0.25,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "data.mean has 3 values and the pictures 1 channels"),
+        ({"std": (0.5,), "pixels": "tanh"}, "data.std and data.pixels=tanh contradict each other"),
+    ],
+)
+def test_pixel_constants_that_do_not_fit_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        open_data(DataConfig(source="digits", **settings))

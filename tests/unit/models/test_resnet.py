@@ -15,20 +15,6 @@ def count(name: str) -> int:
         return sum(p.numel() for p in models.build(models.preset(name)).parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("resnet18", 11_689_512),
-        ("resnet34", 21_797_672),
-        ("resnet50", 25_557_032),
-        ("resnet101", 44_549_160),
-        ("resnet152", 60_192_808),
-    ],
-)
-def test_the_imagenet_shapes_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
-    assert count(name) == parameters
-
-
 @pytest.mark.parametrize(("layers", "table_6"), [(20, 0.27e6), (32, 0.46e6), (44, 0.66e6), (56, 0.85e6), (110, 1.7e6)])
 def test_the_cifar_shapes_have_6n_plus_2_layers_and_the_parameters_of_table_6(layers: int, table_6: float) -> None:
     n = (layers - 2) // 6
@@ -58,6 +44,27 @@ def test_the_stem_can_be_chosen() -> None:
     with torch.device("meta"):
         model = ResNet(ResNetConfig(image_size=32, stem="imagenet")).eval()
         assert model.feature_map(torch.zeros(1, 3, 32, 32)).shape[-2:] == (1, 1)
+
+
+def test_the_patch_stem_halves_once_without_pooling() -> None:
+    with torch.device("meta"):
+        model = ResNet(ResNetConfig(image_size=32, stem="patch")).eval()
+        assert model.stem(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 16, 16)
+        assert model.feature_map(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 2, 2)
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_a_network_wide_inside_ends_its_blocks_as_before(block: str) -> None:
+    config = dataclasses.replace(TINY, block=block)
+    plain, wide = ResNet(config).stages[1][0], ResNet(dataclasses.replace(config, inner_width=3)).stages[1][0]
+    assert wide.conv1.out_channels == 3 * plain.conv1.out_channels
+    assert wide.last_norm.num_features == plain.last_norm.num_features
+
+
+def test_recorded_names_of_tensors_do_not_change() -> None:
+    names = {name.removesuffix(".weight") for name, _ in ResNet(TINY).named_parameters() if name.endswith("weight")}
+    layers = ("conv1", "norm1", "conv2", "norm2", "conv3", "last_norm", "shortcut.0", "shortcut.1")
+    assert names == {"stem.0", "stem.1", "head", *(f"stages.{s}.0.{layer}" for s in (0, 1) for layer in layers)}
 
 
 def test_a_shortcut_without_parameters_keeps_every_second_pixel_and_adds_empty_channels() -> None:

@@ -110,6 +110,20 @@ def recipe(**changes: Any) -> dict[str, Any]:
     return values | changes
 
 
+def class_rows(labels: list[str], counts: Any) -> list[dict[str, Any]]:
+    """Return what a finished run says of each class."""
+    return [
+        {
+            "label": label,
+            "support": int(counts[k].sum()),
+            "precision": float(counts[k, k] / counts[:, k].sum()) if counts[:, k].sum() else None,
+            "recall": float(counts[k, k] / counts[k].sum()),
+            "f1": float(2 * counts[k, k] / (counts[k].sum() + counts[:, k].sum())),
+        }
+        for k, label in enumerate(labels)
+    ]
+
+
 def classifier(folder: Path, labels: list[str] | None = None, *, lines_until: int | None = None) -> Path:
     """Write a classifier of pictures with a test split, a confusion matrix and mistakes.
 
@@ -197,6 +211,7 @@ def classifier(folder: Path, labels: list[str] | None = None, *, lines_until: in
             "precision": "bf16",
             "main_metric": "accuracy",
             "confusion": {"labels": labels, "counts": counts.tolist()},
+            "classes": class_rows(labels, counts),
             "mistakes": mistakes,
         }
     )
@@ -524,4 +539,75 @@ def half_finished(folder: Path) -> Path:
     return folder
 
 
-ALL = {"classifier": classifier, "table": table, "gpt": gpt, "gan": gan, "half-finished": half_finished}
+def detector(folder: Path, *, positive: str | None = "pneumonia", threshold: float | None = 0.31) -> Path:
+    """Write a calibrated classifier of X-rays that looks for one of two classes, on data of one source."""
+    labels, counts, bins = ["normal", "pneumonia"], np.array([[190, 44], [12, 378]]), [[0.0, 0.0, 0.0]] * 7
+    data = {
+        "name": "xrays",
+        "kind": "image",
+        "splits": {"train": 4708, "validation": 524, "test": 624},
+        "labels": labels,
+        "class_counts": [1214, 3494],
+        "notes": [],
+    }
+    metrics = {
+        "accuracy": 568 / 624,
+        "auroc": 0.9512,
+        "sensitivity": 0.98,
+        "specificity": 0.7,
+        "ece": 0.021,
+        "loss": 0.3,
+    }
+    calibration = {
+        "bins": [*bins, *([40.0 + 20 * k, (40 + 20 * k) * (0.5 + k / 15), 20.0 + 20 * k] for k in range(8))],
+        "ece": 0.021,
+        "temperature": 1.7,
+    }
+    before = {"bins": [*bins, *([78.0, 78 * (0.53 + k / 15), 50.0] for k in range(8))], "ece": 0.083}
+    detection = {
+        "positive": "pneumonia",
+        "positives": 390,
+        "negatives": 234,
+        "found": 382,
+        "left_alone": 164,
+        "threshold": threshold,
+        "asked_specificity": None if threshold is None else 0.9,
+        "auroc": 0.9512,
+        "interval": [0.932, 0.966],
+        "roc": [[0.0, 0.0], [0.02, 0.6], [0.1, 0.9], [0.3, 0.98], [1.0, 1.0]],
+    }
+    lines = [
+        started(data=data, model={"name": "resnet", "parameters": 11_000_000, "layers": []}, command="strata train x"),
+        stepped(100, 200, 20.0, {"train": 0.5}),
+        evaluated(200, 20.0, metrics | {"ece": 0.08}),
+        evaluated(200, 20.0, metrics | {"ece": 0.01}),
+        evaluated(200, 20.0, metrics, "test"),
+        {
+            "event": "finished",
+            "step": 200,
+            "metrics": {"validation": metrics, "test": metrics},
+            "seconds": 12.31,
+            "samples_per_second": 118.0,
+            "steps": 200,
+            "device": "cpu",
+            "precision": "fp32",
+            "main_metric": "auroc",
+            "confusion": {"labels": labels, "counts": counts.tolist()},
+            "classes": class_rows(labels, counts),
+            "calibration": calibration | {"before": before},
+            "detection": detection,
+        },
+    ]
+    task = {"kind": "classify", "positive": positive, "calibrate": True, "specificity": 0.9}
+    model = {"kind": "resnet", "image_size": 28, "num_classes": 2}
+    return write(folder, recipe(recipe="pneumonia", model=model, task=task, data={"source": "xrays"}), lines)
+
+
+ALL = {
+    "classifier": classifier,
+    "detector": detector,
+    "table": table,
+    "gpt": gpt,
+    "gan": gan,
+    "half-finished": half_finished,
+}

@@ -65,6 +65,11 @@ def test_the_curve_of_a_run_stopped_early_does_not_end_with_the_weights_put_back
     assert history.results["validation"]["rmse"] == 50.0
 
 
+def test_the_curve_of_a_calibrated_run_ends_with_what_training_had(tmp_path: Path) -> None:
+    history = read_history(fake_runs.detector(tmp_path))
+    assert [line["metrics"]["ece"] for line in history.evaluations["validation"]] == [0.08]
+
+
 def test_a_file_outside_the_run_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     line = {"event": "sampled", "step": 1, "file": "../secret.txt"}

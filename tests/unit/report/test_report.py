@@ -85,6 +85,37 @@ def test_a_classifier_s_report_holds_confusions_mistakes_and_the_reason_of_each_
     assert "task.label_smoothing 0.1" in text
 
 
+def test_a_detector_s_report_says_how_sure_its_area_is_and_what_its_threshold_does(tmp_path: Path) -> None:
+    text = words(report(fake_runs.detector, tmp_path / "run"))
+    assert "one “pneumonia” and one not, it ranks the right one higher 95.1 % of the time" in text
+    assert "0.9512 test AUROC on 624 pictures; 95 % interval 0.932 to 0.966 (DeLong)" in text
+    assert "the threshold of 0.31 that validation data chose: sensitivity 97.9 %, specificity 70.1 %" in text
+    assert (
+        "Before calibration it was 8.3 %" in text and "The validation split chose the threshold and temperature" in text
+    )
+    assert "normal 234 81.2 % 94.1 % 87.2 %" in text  # support, recall, precision, F1
+
+
+def test_a_detector_s_report_warns_before_it_is_used_on_patients(tmp_path: Path) -> None:
+    page = report(fake_runs.detector, tmp_path / "run")
+    text = words(page)
+    assert 'href="#patients"' in page
+    assert "data.group is not set" in text and "one source, xrays" in text and "28 x 28 pixels" in text
+    assert "chosen on the 524 pictures of the validation split, as the lowest that leaves 90 %" in text
+    assert "leaves 70.1 % alone, fewer than chance explains" in text
+    assert "382 of 390; 96.0 to 99.0 %, Wilson" in text
+    # sensitivity 382 / 390, specificity 164 / 234: by Bayes' rule
+    for share in (0.01, 0.05, 0.2):
+        right, wrong = 382 / 390 * share, 70 / 234 * (1 - share)
+        assert f"{share:.1%} {right / (right + wrong):.1%}".replace("%", " %") in text
+
+
+def test_only_a_class_that_was_named_brings_the_warnings_about_patients(tmp_path: Path) -> None:
+    text = words(write_report(fake_runs.detector(tmp_path, positive=None, threshold=None)).read_text(encoding="utf-8"))
+    assert "Before this is used on patients" not in text
+    assert "The ring is where it answers with the likeliest class" in text
+
+
 def test_a_regression_s_report_is_in_the_target_s_unit_and_says_what_chose_the_weights(tmp_path: Path) -> None:
     text = words(report(fake_runs.table, tmp_path / "run"))
     assert "learned from 309 rows to predict “progression”" in text

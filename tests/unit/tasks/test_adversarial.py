@@ -61,7 +61,7 @@ def test_the_discriminator_runs_as_often_as_it_is_told(model: DCGAN) -> None:
 def test_metrics_say_how_often_the_discriminator_is_right(model: DCGAN) -> None:
     model.eval()
     task = Adversarial()
-    metrics = task.metrics(task.measure(model, real(), DRAW).sums)
+    metrics = task.metrics(task.measure(model, real(), DRAW).sums, {})
     assert 0 <= metrics["discriminator_accuracy"] <= 1 and metrics["discriminator_loss"] > 0
     assert 0 < metrics["belief_in_fake"] < 1
 

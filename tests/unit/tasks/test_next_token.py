@@ -48,7 +48,7 @@ def test_metrics_equal_those_counted_by_hand() -> None:
     mean = float(F.cross_entropy(logits_BTV.flatten(0, 1), target_BT.flatten()))
     loss = task.objective(Fixed(), batch, "train", draw)
     assert float(loss.total) == pytest.approx(4 * mean) and int(torch.as_tensor(loss.count)) == 4
-    assert task.metrics(task.measure(Fixed(), batch, draw).sums) == pytest.approx(
+    assert task.metrics(task.measure(Fixed(), batch, draw).sums, {}) == pytest.approx(
         {
             "loss": mean,
             "perplexity": math.exp(mean),

@@ -27,7 +27,7 @@ def test_loss_metrics_and_answers_are_in_the_units_they_should_be() -> None:
     batch = {"input": torch.zeros(3, 1), "target": torch.tensor([100.0, 100.0, 90.0])}
     loss = task.objective(Fixed(), batch, "train", DRAW)
     assert float(loss.total) == pytest.approx(0 + 1 + 1) and float(torch.as_tensor(loss.count)) == 3
-    metrics = task.metrics(task.measure(Fixed(), batch, DRAW).sums)  # predicted: 100, 110, 80
+    metrics = task.metrics(task.measure(Fixed(), batch, DRAW).sums, {})  # predicted: 100, 110, 80
     assert metrics["rmse"] == pytest.approx((200 / 3) ** 0.5) and metrics["mae"] == pytest.approx(20 / 3)
     assert metrics["r2"] == pytest.approx(1 - 200 / (200 / 3))
     context = Answering((), None, torch.device("cpu"))

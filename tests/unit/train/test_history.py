@@ -51,6 +51,12 @@ def test_the_log_says_events_in_words(folder: RunFolder) -> None:
     assert len(log.splitlines()) == 3
 
 
+def test_a_full_line_keeps_to_the_metrics_that_matter_and_a_short_one_shows_all() -> None:
+    many = {"accuracy": 0.5, "precision": 0.1, "recall": 0.2, "f1": 0.3, "auroc": 0.9, "ece": 0.02, "loss": 1.0}
+    assert history.shown(many) == "accuracy 50.00%, auroc 0.9, ece 0.02, loss 1"
+    assert history.shown({"f1": 0.3, "loss": 1.0}) == "f1 0.3, loss 1"
+
+
 def test_what_the_library_logs_reaches_the_log_in_utf_8(folder: RunFolder) -> None:
     with guards.logging_to(folder):
         logging.getLogger("strata.data").warning("skipped größe.png")

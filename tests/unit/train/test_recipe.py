@@ -131,3 +131,13 @@ def test_a_runs_recipe_repeats_it_to_the_last_bit(tmp_path: Path, digest: Callab
     assert digest(again.folder) == digest(first.folder)
     other = strata.train(stored.set({"train.seed": 4}), runs=tmp_path)
     assert digest(other.folder) != digest(first.folder)
+
+
+def test_other_data_takes_neither_the_published_number_nor_the_names_of_the_classes() -> None:
+    known = strata.recipe("pneumonia")
+    assert known.reference is not None and known.data.labels == ("normal", "pneumonia")
+    assert strata.recipe("pneumonia", data="elsewhere/pneumoniamnist").data.labels == ("normal", "pneumonia")
+    other = strata.recipe("pneumonia", data="breasts.npz")
+    assert other.reference is None and other.data.labels == ()
+    named = strata.recipe("pneumonia", {"data.labels": "benign,malignant", "data": "breasts.npz"})
+    assert named.data.labels == ("benign", "malignant")

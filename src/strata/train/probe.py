@@ -1,0 +1,81 @@
+"""A linear probe's data: what a trained network's head reads of every picture, computed once and kept.
+
+The trunk stands still, so its features never change: one pass over the data replaces one in every epoch. They are kept
+in the cache folder by what they depend on (weights, data, preparation, precision), so that a second probe, with another
+learning rate or seed, begins at once.
+
+B samples, F features.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strata.checkpoint.files import read_tensors, write_tensors
+from strata.config import to_json
+from strata.data.dataset import Dataset, Split, TensorSplit, digest
+from strata.data.download import cache_folder
+from strata.data.loader import in_order
+from strata.device import Setup
+from strata.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+BATCH_SIZE = 64
+
+
+def feature_splits(model: Any, dataset: Dataset, setup: Setup) -> tuple[dict[str, TensorSplit], str]:
+    """Return each split with features in the place of pictures, and in words where they came from.
+
+    Args:
+        model: offers ``features(image) -> (B, F)``; on its device, in its memory format.
+    """
+    began, read_back = time.perf_counter(), 0
+    weights = [
+        part for name, value in model.state_dict().items() if name.split(".")[0] != "head" for part in (name, value)
+    ]
+    of_weights = digest(*[part if isinstance(part, str) else part.float() for part in weights])
+    found: dict[str, TensorSplit] = {}
+    for name, split in dataset.splits.items():
+        preparation = json.dumps(to_json(dataset.preprocess), sort_keys=True)
+        key = digest(of_weights, dataset.fingerprint, name, str(len(split)), preparation, setup.precision)
+        file = cache_folder() / "features" / f"{key}.safetensors"
+        try:
+            tensors = read_tensors(file) if file.is_file() else None
+        except CheckpointError:  # damaged: computed anew
+            tensors = None
+        read_back += tensors is not None
+        if tensors is None:
+            tensors = _compute(model, split, dataset, setup)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            aside = file.with_suffix(f".{time.monotonic_ns()}.tmp")
+            write_tensors(aside, tensors)
+            aside.replace(file)
+        describe: Any = getattr(split, "describe", lambda index: {})
+        found[name] = TensorSplit(tensors["input"], tensors.get("target"), describe)
+    samples, seconds = sum(len(split) for split in found.values()), time.perf_counter() - began
+    how = "read back from the cache" if read_back == len(found) else f"computed once, in {seconds:.1f} s"
+    return found, f"features of {samples:,} samples {how}; the trunk stands still and is not run again"
+
+
+@torch.no_grad()
+def _compute(model: Any, split: Split, dataset: Dataset, setup: Setup) -> dict[str, Tensor]:
+    was_training = model.training
+    module: nn.Module = model.eval()
+    parts: dict[str, list[Tensor]] = {}
+    for raw in in_order(split, BATCH_SIZE, setup.device):
+        input_B = dataset.preprocess.normalize(raw["input"])
+        if setup.channels_last and input_B.ndim == 4:
+            input_B = input_B.contiguous(memory_format=torch.channels_last)
+        with setup.autocast():
+            features_BF = model.features(input_B)
+        parts.setdefault("input", []).append(features_BF.float().cpu())
+        if "target" in raw:
+            parts.setdefault("target", []).append(raw["target"].cpu())
+    module.train(was_training)
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}

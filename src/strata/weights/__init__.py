@@ -1,0 +1,288 @@
+"""Weights from elsewhere: a run of ours, a Hugging Face folder, or a file in torchvision's layout, opened alike.
+
+`open_weights` says which model the weights are, how its pictures are prepared, and what its classes are called, without
+reading a tensor; `Weights.state` then reads them, under our names. `write_huggingface` and `write_torchvision` go the
+other way. Each architecture's two-way table lies in the file of its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strata.checkpoint.files import read_json, read_tensors, write_json, write_tensors
+from strata.config import from_json
+from strata.errors import ConfigError, WeightsError
+from strata.models import build, config_class, family_of, names, preset
+from strata.weights import preprocessing
+from strata.weights.table import Table
+
+__all__ = ["Weights", "load_into", "open_weights", "write_huggingface", "write_torchvision"]
+
+FAMILY_OF_TYPE = {
+    "resnet": "resnet",
+    "vit": "vit",
+    "convnext": "convnext",
+    "mobilenet_v2": "mobilenet",
+    "swin": "swin",
+    "efficientnet": "efficientnet",
+}
+"""Our family of each ``model_type`` in a Hugging Face ``config.json``."""
+_PICKLES = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights that have been found, and are read when `state` is called."""
+
+    source: str
+    layout: str
+    """"strata", "Hugging Face" or "torchvision"."""
+    config: Any
+    """Of our model that these are the weights of."""
+    preprocess: dict[str, Any]
+    """Fields of `DataConfig`: how its pictures are prepared."""
+    labels: tuple[str, ...]
+    """Names of its classes; empty where nothing says."""
+    state: Callable[[], dict[str, Tensor]]
+    """Read the tensors, by our names. Raises WeightsError where they are not this model's."""
+
+
+def open_weights(source: Path | str, config: Any = None) -> Weights:
+    """Find out what lies at a path: a run or its ``model/`` folder, a Hugging Face folder, or a file of tensors.
+
+    Args:
+        config: our model's config; needed only for a file in torchvision's layout whose name says no preset.
+
+    Raises WeightsError for what is not understood, or not safe to read.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise WeightsError(
+            f"There are no weights at {source}. Give a run, a Hugging Face folder, or a .safetensors file."
+        )
+    if path.is_file():
+        return _open_file(path, config)
+    if (path / "model" / "config.json").is_file():
+        path = path / "model"
+    if not (path / "config.json").is_file():
+        raise WeightsError(f"{path} holds no weights: config.json is missing. Give a run or a Hugging Face folder.")
+    content = read_json(path / "config.json")
+    if isinstance(content.get("model"), Mapping) and "kind" in content["model"]:
+        return _open_ours(path, content)
+    return _open_huggingface(path, content)
+
+
+def _open_ours(path: Path, content: Mapping[str, Any]) -> Weights:
+    config = from_json(config_class(content["model"]["kind"]), content["model"], "model")
+    prepared = read_json(path / "preprocess.json")
+    kept = ("image_size", "channels", "fit", "crop_share", "interpolation", "mean", "std")
+    return Weights(
+        source=str(path),
+        layout="strata",
+        config=config,
+        preprocess={key: _tuple(prepared[key]) for key in kept if key in prepared},
+        labels=tuple(content.get("labels", ())),
+        state=lambda: read_tensors(path / "model.safetensors"),
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
+    kind = content.get("model_type")
+    if kind not in FAMILY_OF_TYPE:
+        known = ", ".join(sorted(FAMILY_OF_TYPE))
+        raise WeightsError(
+            f"{path / 'config.json'} has model_type={kind!r}, which Strata cannot read. It can: {known}."
+        )
+    room = _room(FAMILY_OF_TYPE[kind])
+    config = room.config_from(dict(content))
+    side = int(getattr(config, "image_size", 224))
+    file = path / "preprocessor_config.json"
+    labels = content.get("id2label") or {}
+    return Weights(
+        source=str(path),
+        layout="Hugging Face",
+        config=config,
+        preprocess=preprocessing.from_huggingface(read_json(file) if file.is_file() else {}, side),
+        labels=tuple(labels[key] for key in sorted(labels, key=int)),
+        state=lambda: _translated(room.HUGGINGFACE, config, _read_folder(path)),
+    )
+
+
+def _open_file(path: Path, config: Any) -> Weights:
+    if path.suffix not in (*_PICKLES, ".safetensors"):
+        raise WeightsError(f"{path} is no file of weights; those end in .safetensors, .pth or .pt.")
+    if config is None:
+        config = _by_name(path)
+    family = family_of(config)
+    assert family is not None
+    room = _room(family)
+    if not hasattr(room, "TORCHVISION"):
+        raise WeightsError(
+            f"A file of weights has to be in torchvision's layout, which has no {family}. Give a folder."
+        )
+    return Weights(
+        source=str(path),
+        layout="torchvision",
+        config=config,
+        preprocess=room.preprocess(config) if hasattr(room, "preprocess") else preprocessing.imagenet(),
+        labels=(),
+        state=lambda: _translated(room.TORCHVISION, config, _read_file(path)),
+    )
+
+
+def _by_name(path: Path) -> Any:
+    """Return the config of the preset that a file is called after, as torchvision's are: resnet50-0676ba61.pth."""
+    stem = path.stem.replace("-", "_")
+    for theirs, ours in (("vit_b_", "vit_base_"), ("vit_l_", "vit_large_")):
+        stem = ours + stem.removeprefix(theirs) if stem.startswith(theirs) else stem
+    fit = [name for name in names() if stem == name or stem.startswith(f"{name}_")]
+    if not fit:
+        raise WeightsError(f"{path.name} does not say which model it is. Give it: model=resnet50 weights={path}")
+    return preset(max(fit, key=len))
+
+
+def _room(family: str) -> Any:
+    """Return the module that holds a family's tables."""
+    try:
+        return importlib.import_module(f"strata.weights.{family}")
+    except ModuleNotFoundError as error:
+        if error.name != f"strata.weights.{family}":
+            raise
+        raise WeightsError(f"Strata has no table for other libraries' weights of {family!r}.") from None
+
+
+def _translated(table: Table, config: Any, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        ours = build(config).state_dict()
+    return table.read(config, ours, theirs)
+
+
+def _read_folder(path: Path) -> dict[str, Tensor]:
+    """Read a Hugging Face folder's tensors: safetensors, whole or in shards, else torch's file by its safe reader."""
+    for name, read in (("model.safetensors", read_tensors), ("pytorch_model.bin", _read_file)):
+        if (path / name).is_file():
+            return read(path / name)
+        if (path / f"{name}.index.json").is_file():
+            shards = sorted(set(read_json(path / f"{name}.index.json")["weight_map"].values()))
+            return {key: value for shard in shards for key, value in read(path / shard).items()}
+    raise WeightsError(f"{path} holds no model.safetensors. Other files, such as TensorFlow's, are not read.")
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors; a pickle by torch's reader that runs no code. Raises WeightsError."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path} cannot be read by torch's weights-only reader, the only one that runs no foreign code: {first}"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise WeightsError(f"{path} holds no state dict, but a {type(found).__name__}.")
+    return {str(key).removeprefix("module."): value for key, value in found.items()}
+
+
+def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | None = None) -> str:
+    """Put weights into a model of the same architecture and say in words what was taken.
+
+    The head stays fresh where it is of other classes; a model's learned positions are brought to its picture size.
+
+    Args:
+        labels: of the classes that the model is to tell apart; None keeps the head.
+
+    Raises WeightsError for weights of another architecture or size.
+    """
+    ours, theirs = model.state_dict(), weights.state()
+    config: Any = model.config
+    family = family_of(config)
+    if family != family_of(weights.config):
+        raise WeightsError(f"{weights.source} holds a {family_of(weights.config)}, but the model is a {family}.")
+    if getattr(config, "image_size", None) != getattr(weights.config, "image_size", None):
+        fit = getattr(_room_or_none(family), "fit_positions", None)
+        theirs = fit(theirs, weights.config, config) if fit is not None else theirs
+    head = [name for name in ours if "head" in name.split(".")]  # an auxiliary head's last layer too
+    is_new = labels is not None and (labels != weights.labels or any(_differ(ours, theirs, name) for name in head))
+    wrong = [name for name in ours if not (is_new and name in head) and _differ(ours, theirs, name)]
+    if wrong:
+        name = wrong[0]
+        has = tuple(theirs[name].shape) if name in theirs else "nothing"
+        raise WeightsError(
+            f"{weights.source} does not fit the model: {name} is {tuple(ours[name].shape)} there and {has} in the "
+            f"weights. Leave model= out, and the weights say what it is."
+        )
+    taken = {name: value for name, value in theirs.items() if name in ours and not (is_new and name in head)}
+    model.load_state_dict(taken, strict=False)
+    number = sum(value.numel() for value in taken.values())
+    return f"{number:,} numbers from {weights.source} ({weights.layout}); the head is {'new' if is_new else 'kept'}"
+
+
+def _differ(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> bool:
+    return name not in theirs or theirs[name].shape != ours[name].shape
+
+
+def _room_or_none(family: str | None) -> Any:
+    try:
+        return _room(str(family))
+    except WeightsError:
+        return None
+
+
+def write_huggingface(
+    folder: Path | str, model: nn.Module, preprocess: Mapping[str, Any] | None = None, labels: tuple[str, ...] = ()
+) -> Path:
+    """Write a folder that transformers opens with ``from_pretrained``.
+
+    Args:
+        preprocess: fields of `DataConfig`, or of a run's ``preprocess.json``; None leaves the file out.
+
+    Raises WeightsError for a model that has no counterpart there.
+    """
+    config: Any = model.config
+    family = family_of(config)
+    room = _room(str(family))
+    if not hasattr(room, "HUGGINGFACE"):
+        raise WeightsError(f"transformers has no counterpart of {family!r}.")
+    content = room.config_to(config)
+    if labels:
+        content |= {"id2label": dict(enumerate(labels)), "label2id": {label: k for k, label in enumerate(labels)}}
+    else:
+        content |= {"num_labels": config.num_classes}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / "model.safetensors", room.HUGGINGFACE.write(config, model.state_dict()), {"format": "pt"})
+    write_json(folder / "config.json", json.loads(json.dumps(content)))
+    if preprocess is not None:
+        prepared = preprocessing.to_huggingface(preprocess, content["model_type"])
+        write_json(folder / "preprocessor_config.json", prepared)
+    return folder
+
+
+def write_torchvision(path: Path | str, model: nn.Module) -> Path:
+    """Write a safetensors file in torchvision's layout. Raises WeightsError for a model that torchvision has not."""
+    config: Any = model.config
+    family = family_of(config)
+    room = _room(str(family))
+    if not hasattr(room, "TORCHVISION"):
+        raise WeightsError(f"torchvision has no counterpart of {family!r}.")
+    if Path(path).suffix != ".safetensors":
+        raise ConfigError(f"{path} has to end in .safetensors; torch.load's pickles are not written.")
+    write_tensors(Path(path), room.TORCHVISION.write(config, model.state_dict()))
+    return Path(path)

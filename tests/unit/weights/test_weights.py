@@ -1,0 +1,161 @@
+"""Weights from elsewhere: opened by what they are, refused in words, written so that others read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import strata
+from strata import api, models, weights
+from strata.errors import ConfigError, RunError, WeightsError
+from strata.models.resnet import TINY, ResNet
+from strata.weights import preprocessing
+from strata.weights.resnet import HUGGINGFACE, TORCHVISION
+
+CONFIG = dataclasses.replace(TINY, stem="imagenet", image_size=32, num_classes=3)
+
+
+@pytest.fixture
+def model() -> ResNet:
+    """A small ResNet with nothing at its start."""
+    torch.manual_seed(0)
+    made = ResNet(CONFIG).eval()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return made
+
+
+@pytest.fixture
+def folder(model: ResNet, tmp_path: Path) -> Path:
+    """The model as a Hugging Face folder."""
+    prepared = preprocessing.imagenet(32, 40, "bicubic")
+    return weights.write_huggingface(tmp_path / "hf", model, prepared, ("cat", "dog", "owl"))
+
+
+def test_a_folder_says_which_model_it_is_how_pictures_are_prepared_and_what_classes_are_called(folder: Path) -> None:
+    found = weights.open_weights(folder)
+    assert dataclasses.replace(found.config, image_size=32) == CONFIG
+    assert found.labels == ("cat", "dog", "owl")
+    assert found.preprocess["interpolation"] == "bicubic"
+    assert found.preprocess["crop_share"] == pytest.approx(0.8)
+    assert found.preprocess["mean"] == preprocessing.IMAGENET_MEAN
+
+
+def test_a_folder_loads_as_a_module_and_answers_about_a_picture(folder: Path, model: ResNet, tmp_path: Path) -> None:
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(strata.load(folder)(image), model(image))
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    (answer,) = api.predictor(folder).predict([tmp_path / "red.png"])
+    assert answer["label"] in ("cat", "dog", "owl")
+
+
+def test_a_sharded_folder_is_read_whole(folder: Path, model: ResNet) -> None:
+    theirs = HUGGINGFACE.write(CONFIG, model.state_dict())
+    names = sorted(theirs)
+    (folder / "model.safetensors").unlink()
+    where = {name: f"model-0000{1 + k % 2}-of-00002.safetensors" for k, name in enumerate(names)}
+    for shard in set(where.values()):
+        save_file({name: theirs[name] for name in names if where[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    read = weights.open_weights(folder).state()
+    assert all(torch.equal(value, read[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_in_torchvision_s_layout_is_read_for_the_model_that_is_given(
+    suffix: str, model: ResNet, tmp_path: Path
+) -> None:
+    theirs = TORCHVISION.write(CONFIG, model.state_dict())
+    path = tmp_path / f"mine{suffix}"
+    torch.save(theirs, path) if suffix == ".pth" else save_file(theirs, path)
+    read = weights.open_weights(path, CONFIG).state()
+    assert all(torch.equal(value, read[name]) for name, value in model.state_dict().items())
+    with pytest.raises(WeightsError, match=r"does not say which model it is.*model=resnet50"):
+        weights.open_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("resnet50-0676ba61.pth", "resnet50"),
+        ("vit_b_16-c867db91.pth", "vit_base_16"),
+        ("vgg16_bn-6c64b313.pth", "vgg16_bn"),
+        ("inception_v3_google-0cc3c7bd.pth", "inception_v3"),
+    ],
+)
+def test_torchvision_s_own_file_names_say_the_preset(name: str, preset: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"not read yet")
+    assert weights.open_weights(tmp_path / name).config == models.preset(preset)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "pwned",))
+
+    torch.save({"weight": Evil()}, tmp_path / "resnet18.pth")
+    with pytest.raises(WeightsError, match="weights-only reader, the only one that runs no foreign code"):
+        weights.open_weights(tmp_path / "resnet18.pth").state()
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_missing_or_unknown_tensor_is_named(model: ResNet) -> None:
+    theirs = HUGGINGFACE.write(CONFIG, model.state_dict())
+    theirs["resnet.extra"] = theirs.pop("resnet.embedder.embedder.convolution.weight")
+    with pytest.raises(WeightsError, match=r"missing: resnet\.embedder\.embedder.*unknown: resnet\.extra"):
+        HUGGINGFACE.read(CONFIG, model.state_dict(), theirs)
+
+
+def test_another_model_type_or_setting_is_refused_in_words(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"downsample_in_bottleneck": True}))
+    with pytest.raises(WeightsError, match="downsample_in_bottleneck=True is not supported"):
+        weights.open_weights(folder)
+    (folder / "config.json").write_text(json.dumps(content | {"model_type": "yolos"}))
+    with pytest.raises(WeightsError, match=r"model_type='yolos', which Strata cannot read. It can: .*vit"):
+        weights.open_weights(folder)
+
+
+def test_a_model_without_counterpart_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no table for other libraries' weights of 'lenet'"):
+        weights.write_huggingface(tmp_path / "x", strata.create("lenet5"))
+    with pytest.raises(ConfigError, match=r"has to end in \.safetensors"):
+        weights.write_torchvision(tmp_path / "x.pth", strata.create("resnet", **dataclasses.asdict(CONFIG)))
+
+
+def test_a_trained_run_is_exported_and_read_back(tmp_path: Path) -> None:
+    settings = {"model": "resnet18", "model.width": 4, "model.stem": "imagenet", "data.image_size": 32}
+    run = strata.train("digits", {**settings, "train.steps": 2, "data.limit": 100}, runs=tmp_path)
+    out = strata.export(run.folder, "huggingface", tmp_path / "out")
+    found = weights.open_weights(out)
+    assert found.labels == tuple("0123456789")
+    assert all(torch.equal(value, found.state()[name]) for name, value in run.model().state_dict().items())
+    with pytest.raises(ConfigError, match="no layout 'onnx' to export to"):
+        strata.export(run.folder, "onnx", tmp_path / "out")
+    with pytest.raises(RunError):
+        strata.export(tmp_path / "nothing", "huggingface", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"size": {"height": 224, "width": 224}, "resample": 2}, ("stretch", 224, 1.0)),
+        ({"size": 224, "resample": 2}, ("stretch", 224, 1.0)),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, ("crop", 224, 0.875)),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, ("crop", 224, 0.875)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, ("stretch", 384, 1.0)),
+    ],
+)
+def test_a_preprocessor_config_is_understood(theirs: dict[str, Any], ours: tuple[str, int, float]) -> None:
+    found = preprocessing.from_huggingface(theirs, 224)
+    assert (found["fit"], found["image_size"], found["crop_share"]) == ours
