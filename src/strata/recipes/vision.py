@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from strata.data.augment import AugmentConfig
 from strata.data.dataset import DataConfig
 from strata.models.airbench import AirbenchConfig
@@ -159,7 +161,7 @@ def pneumonia() -> Recipe:
     return Recipe(
         recipe="pneumonia",
         summary="ResNet-18 on chest X-rays of 28x28 pixels, with calibrated probabilities",
-        model=PRESETS["resnet18"],
+        model=dataclasses.replace(PRESETS["resnet18"], stem="patch"),
         data=DataConfig(
             source="pneumoniamnist",
             labels=("normal", "pneumonia"),
@@ -169,13 +171,14 @@ def pneumonia() -> Recipe:
             label_smoothing=0.1, main="auroc", positive="pneumonia", specificity=0.9, calibrate=True, flip_test=True
         ),
         train=TrainConfig(
-            epochs=15,
+            epochs=12,
             batch_size=64,
             optimizer="muon",
             learning_rate=0.01,
             weight_decay=0.05,
             schedule="one_cycle",
             ema=0.99,
+            grow_from=0.6,
         ),
         reference=Reference(
             metric="auroc",

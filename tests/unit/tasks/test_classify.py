@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -310,3 +311,22 @@ def test_a_calibrated_run_is_saved_measured_and_used_with_what_validation_chose(
     assert run.evaluate().metrics == pytest.approx(run.metrics["test"], abs=1e-9)
     assert run.evaluate("validation").metrics == pytest.approx(run.metrics["validation"], abs=1e-9)
     assert "the class to be found is 'malignant'" in (run.folder / "log.txt").read_text()
+
+
+def test_the_recipe_for_pneumonia_finds_the_sick_and_warns_in_its_report(tmp_path: Path) -> None:
+    random = numpy.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 160), ("val", 40), ("test", 40)):
+        target = numpy.arange(n) % 2
+        pictures = random.integers(0, 160, (n, 8, 8))
+        pictures[target == 1, 2:6, 2:6] += 60
+        arrays |= {f"{part}_images": pictures.astype("uint8"), f"{part}_labels": target[:, None]}
+    numpy.savez(tmp_path / "pneumoniamnist.npz", **arrays)
+    settings = {"data": str(tmp_path / "pneumoniamnist.npz"), "data.labels": "normal,pneumonia", "data.limit": 128}
+    settings |= {"model.width": 4, "train.epochs": 6, "train.batch_size": 16, "train.device": "cpu", "train.ema": None}
+    run = strata.train("pneumonia", settings, runs=tmp_path)
+    assert run.metrics["test"]["auroc"] > 0.8 and run.finished is not None
+    assert {"accuracy", "sensitivity", "specificity", "sensitivity_at_specificity", "ece"} <= run.metrics["test"].keys()
+    assert "Before this is used on patients" in (run.folder / "report.html").read_text(encoding="utf-8")
+    answer = run.predict(arrays["test_images"][1])
+    assert answer["positive"]["label"] == "pneumonia"

@@ -500,7 +500,7 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path, monkeypatc
     from strata.tasks.regress import Regress
 
     values = iter([float("nan"), 3.0, float("nan"), 2.0, 5.0, 5.0, 5.0])
-    monkeypatch.setattr(Regress, "metrics", lambda self, sums: {"rmse": next(values, 9.0)})
+    monkeypatch.setattr(Regress, "metrics", lambda self, sums, per_sample: {"rmse": next(values, 9.0)})
     settings = IRIS | {"data": "diabetes", "train.evaluate_every": 1, "train.early_stopping": 3}
     run = strata.train("diabetes", settings, runs=tmp_path)
     assert run.finished is not None and run.finished["step"] == 7
