@@ -173,8 +173,8 @@ def pneumonia() -> Recipe:
         train=TrainConfig(
             epochs=12,
             batch_size=64,
-            optimizer="muon",
-            learning_rate=0.01,
+            optimizer="adamw",
+            learning_rate=2e-3,
             weight_decay=0.05,
             schedule="one_cycle",
             ema=0.99,
