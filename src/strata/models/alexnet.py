@@ -35,8 +35,10 @@ class AlexNetConfig:
     """Units of the fully connected layers before the head."""
     local_norm: bool = False
     """Local response normalisation after the first two rectifiers; section 3.3."""
-    start: Literal["uniform", "gaussian"] = "uniform"
-    """Initial weights: PyTorch's, or normal with deviation 0.01 and biases of 1 where section 5 has them."""
+    start: Literal["auto", "uniform", "he", "gaussian"] = "auto"
+    """Initial weights: PyTorch's, as in torchvision; those of He et al. 2015, eq. 10, which keep the signal's size;
+    normal with deviation 0.01 and biases of 1 where section 5 has them. "auto" is "uniform" with ImageNet's stem, and
+    "he" with the other: from PyTorch's weights, small pictures stay on a plateau for long."""
     stem: Literal["auto", "imagenet", "cifar"] = "auto"
     """First convolution: 11x11 stride 4, or 5x5 stride 1; "auto" takes the second up to 64 pixels."""
     activation: Activation = "relu"
@@ -109,12 +111,15 @@ class AlexNet(nn.Module):
             activation(config.activation),
         )
         self.head = nn.Linear(config.hidden[1], config.num_classes)
-        if config.start == "gaussian":
-            layers = [module for module in self.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-            for i, layer in enumerate(layers):
-                assert layer.bias is not None
+        layers = [module for module in self.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        for i, layer in enumerate(layers):
+            assert layer.bias is not None
+            if config.start == "gaussian":
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.constant_(layer.bias, 1.0 if i in (1, 3, 4, 5, 6) else 0.0)
+            elif layer is not self.head and (config.start == "he" or (config.start == "auto" and is_small)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def feature_map(self, image_BCHW: Tensor) -> Tensor:
         """Return the last convolution's map (B, C, H, W), pooled."""

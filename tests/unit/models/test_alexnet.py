@@ -49,6 +49,13 @@ def test_the_gaussian_start_has_the_biases_of_section_5() -> None:
     assert float(model.hidden[4].weight.detach().std()) == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.parametrize(("image_size", "deviation"), [(32, (2 / 192) ** 0.5), (128, (1 / (3 * 192)) ** 0.5)])
+def test_small_pictures_get_the_start_that_keeps_the_signals_size(image_size: int, deviation: float) -> None:
+    torch.manual_seed(0)
+    model = AlexNet(AlexNetConfig(image_size=image_size, hidden=(192, 192)))
+    assert float(model.hidden[4].weight.detach().std()) == pytest.approx(deviation, rel=0.03)
+
+
 @pytest.mark.parametrize(("image_size", "side"), [(8, 1), (28, 2), (32, 3), (64, 7), (65, 1), (224, 6)])
 def test_small_pictures_get_the_stem_that_keeps_their_size(image_size: int, side: int) -> None:
     with torch.device("meta"):

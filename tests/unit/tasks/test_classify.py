@@ -323,7 +323,14 @@ def test_the_recipe_for_pneumonia_finds_the_sick_and_warns_in_its_report(tmp_pat
         arrays |= {f"{part}_images": pictures.astype("uint8"), f"{part}_labels": target[:, None]}
     numpy.savez(tmp_path / "pneumoniamnist.npz", **arrays)
     settings = {"data": str(tmp_path / "pneumoniamnist.npz"), "data.labels": "normal,pneumonia", "data.limit": 128}
-    settings |= {"model.width": 4, "train.epochs": 6, "train.batch_size": 16, "train.device": "cpu", "train.ema": None}
+    settings |= {
+        "model.width": 4,
+        "model.depths": "1,1",
+        "train.epochs": 6,
+        "train.batch_size": 16,
+        "train.device": "cpu",
+        "train.ema": None,
+    }
     run = strata.train("pneumonia", settings, runs=tmp_path)
     assert run.metrics["test"]["auroc"] > 0.8 and run.finished is not None
     assert {"accuracy", "sensitivity", "specificity", "sensitivity_at_specificity", "ece"} <= run.metrics["test"].keys()
