@@ -119,6 +119,7 @@ def verify(
     changed = {key: str(value) for key, value in (settings or {}).items()}
     reference, commit = recipe(name, changed).reference, device.commit()  # of the code that is loaded now
     values, seconds, wall, metric, split = [], [], [], "", ""
+    others: list[dict[str, float]] = []
     for seed in seeds:
         run = train(name, {**changed, "train.seed": seed}, runs=runs, observers=observers)
         finished = run.finished
@@ -126,6 +127,7 @@ def verify(
         metric = reference.metric if reference else finished["main_metric"]
         split = reference.split if reference else ("test" if "test" in finished["metrics"] else "validation")
         values.append(finished["metrics"][split][metric])
+        others.append({key: value for key, value in finished["metrics"][split].items() if key != metric})
         seconds.append(finished["seconds"])
         wall.append(finished["total_seconds"])
     words = [f"{key}={value}" for key, value in changed.items()]
@@ -139,6 +141,7 @@ def verify(
         "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
         "seeds": list(seeds),
         "values": values,
+        "other_metrics": {key: [found.get(key) for found in others] for key in others[0]},
         "training_seconds": [round(value, 2) for value in seconds],
         "total_seconds": [round(value, 2) for value in wall],
         "machine": f"{device.cpu_name()}, {device.usable_cores()} cores" + device.gpu_name(),

@@ -229,8 +229,9 @@ def verify(
         from strata.checkpoint.files import write_json
         from strata.recipes import result_file
 
-        result_file(recipe).parent.mkdir(exist_ok=True)
-        write_json(result_file(recipe), result)
+        kept = result_file(recipe, given.get("model", ""))
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, result)
     if as_json:
         answer(result)
 

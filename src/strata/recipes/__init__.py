@@ -56,9 +56,13 @@ def recipe(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     return _with_result(RECIPES.get(name.replace("_", "-"))()).set(settings or {})
 
 
-def result_file(name: str) -> Path:
-    """Return where `strata verify` records what this recipe reached, beside the recipe."""
-    return Path(__file__).parent / "results" / f"{name}.json"
+def result_file(name: str, model: str = "") -> Path:
+    """Return where `strata verify` records what this recipe reached, beside the recipe.
+
+    Args:
+        model: the architecture, where it is another than the recipe's own.
+    """
+    return Path(__file__).parent / "results" / (f"{name}.{model}.json" if model else f"{name}.json")
 
 
 def _with_result(found: Any) -> Any:
