@@ -1,15 +1,29 @@
-"""Write the README's tables from what was recorded: `python docs/make_results.py`. A test holds the two equal."""
+"""Write the README's and the vision page's tables from what was recorded: `python docs/make_results.py`.
+
+A test holds them equal.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
 
+from strata.models import MODELS, config_class, family_of
 from strata.recipes import RECIPES, recipe, result_file
 
 ROOT = Path(__file__).resolve().parents[1]
+LAYOUTS = {"HUGGINGFACE": "Hugging Face", "TORCHVISION": "torchvision"}
+PICTURES = {
+    name
+    for name in MODELS
+    if {"image_size", "num_classes"} <= {field.name for field in dataclasses.fields(config_class(name))}
+}
+"""Families that tell pictures apart."""
 
 
 def number(value: float | None, metric: str) -> str:
@@ -40,6 +54,63 @@ def results() -> str:
         rows.append(
             f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)}{spread} "
             f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']} |"
+        )
+    return "\n".join(rows)
+
+
+def architectures() -> str:
+    """Return the table of what tells pictures apart: presets, sizes, and whose weights they read and write."""
+    import torch
+
+    from strata import models
+
+    rows = ["| family | presets, with millions of parameters | paper | weights of |", "|---|---|---|---|"]
+    for family in models.MODELS:
+        config = models.preset(family)
+        fields = {field.name for field in dataclasses.fields(config)}
+        if "image_size" not in fields or "latent_size" in fields:
+            continue
+        sizes = []
+        for name in models.presets_of(family) or [family]:
+            with torch.device("meta"):
+                count = sum(p.numel() for p in models.build(models.preset(name)).parameters())
+            sizes.append(f"`{name}` {count / 1e6:.3g}")
+        rows.append(f"| `{family}` | {', '.join(sizes)} | {models.MODELS.summary(family)} | {layouts(family)} |")
+    return "\n".join(rows)
+
+
+def layouts(family: str) -> str:
+    """Return which libraries' weights a family reads and writes."""
+    try:
+        room = importlib.import_module(f"strata.weights.{family}")
+    except ModuleNotFoundError:
+        return "—"
+    has = [name for attribute, name in LAYOUTS.items() if hasattr(room, attribute)]
+    return ", ".join(has)
+
+
+def reached() -> str:
+    """Return the table of every recorded result on pictures."""
+    rows = [
+        "| data | recipe and architecture | published | ours, mean ± deviation | seeds | training, each | machine |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "src" / "strata" / "recipes" / "results").glob("*.json")):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        named = recipe(found["recipe"])
+        if family_of(named.model) not in PICTURES:
+            continue
+        words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
+        model = words.get("model", family_of(named.model))
+        metric = found["metric"]
+        seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
+        spread = f" ± {100 * found['deviation']:.2f}" if metric == "accuracy" else f" ± {found['deviation']:.4f}"
+        source = f" ({found['source']})" if found["source"] else ""
+        rows.append(
+            f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model} "
+            f"| {number(found['published'], metric)}{source} "
+            f"| {metric} {number(found['mean'], metric)}{spread if len(found['seeds']) > 1 else ''} "
+            f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']}{', ' if found['note'] else ''}{found['note']} |"
         )
     return "\n".join(rows)
 
@@ -84,5 +155,12 @@ def page() -> str:
     return between(between(text, "results", results()), "speed", speed())
 
 
+def vision_page() -> str:
+    """Return docs/vision.md as it should be."""
+    text = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
+    return between(between(text, "architectures", architectures()), "reached", reached())
+
+
 if __name__ == "__main__":
     (ROOT / "README.md").write_text(page(), encoding="utf-8")
+    (ROOT / "docs" / "vision.md").write_text(vision_page(), encoding="utf-8")

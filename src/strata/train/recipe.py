@@ -204,6 +204,6 @@ def same_data(one: str, other: str) -> bool:
     """Say whether two sources go by the same name, be it a name or the last part of a path."""
 
     def plain(source: str) -> str:
-        return Path(source).name.lower().replace("_", "-")
+        return Path(source).name.lower().removesuffix(".npz").replace("_", "-")
 
     return plain(one) == plain(other)
