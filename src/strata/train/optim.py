@@ -70,9 +70,9 @@ def build_optimizer(
     Raises UnknownNameError for an optimiser that does not exist.
     """
     name = canonical(name)
-    names = {id(p): name for name, p in named_parameters if p.requires_grad}
-    rates = {of: (layer_rates or {}).get(name, 1.0) for of, name in names.items()}
-    parameters = [p for p in model.parameters() if id(p) in names]
+    named = {id(p): (name, p) for name, p in named_parameters if p.requires_grad}
+    rates = {of: (layer_rates or {}).get(name, 1.0) for of, (name, _) in named.items()}
+    parameters = [p for _, p in named.values()]
     assert parameters, "an optimiser needs parameters"
     momentum = _MOMENTUM.get(name, 0.0) if momentum is None else momentum
 
@@ -221,13 +221,28 @@ def _orthogonal_directions(directions: list[Tensor], matmul_dtype: torch.dtype) 
 def orthogonalize(matrix_NRC: Tensor) -> Tensor:
     """Bring all singular values near 1 (between 0.7 and 1.2) by a quintic Newton-Schulz iteration, five times.
 
-    The coefficients are Jordan's: steepest at zero, at the price of not converging to 1 exactly.
+    The coefficients are Jordan's: steepest at zero, at the price of not converging to 1 exactly. In fp32 the iteration
+    runs on the R x R matrix of inner products, and what it did is applied to the long rows once: for a filter of 3x3
+    two and a half times less work. In bf16 that square would lose the small singular values, so it takes the long way.
     """
     x = matrix_NRC / (torch.linalg.vector_norm(matrix_NRC, dim=(1, 2), keepdim=True) + 1e-7)
+    if x.dtype == torch.bfloat16:
+        for _ in range(5):
+            x = torch.baddbmm(x, _quadratic(x @ x.mT), x, beta=3.4445)
+        return x
+    gram_NRR = x @ x.mT
+    done_NRR: Tensor | None = None
     for _ in range(5):
-        gram_NRR = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x
+        factor_NRR = _quadratic(gram_NRR)
+        factor_NRR.diagonal(dim1=1, dim2=2).add_(3.4445)
+        done_NRR = factor_NRR if done_NRR is None else factor_NRR @ done_NRR
+        gram_NRR = factor_NRR @ gram_NRR @ factor_NRR
+    assert done_NRR is not None
+    return done_NRR @ x
+
+
+def _quadratic(gram_NRR: Tensor) -> Tensor:
+    return torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=-4.7750, alpha=2.0315)
 
 
 def penalty_gradients(parameters: Iterable[Parameter], l1: float, l2: float) -> None:
