@@ -3,8 +3,9 @@
     python benchmarks/time_to_accuracy.py --data FOLDER --target 0.8 [--threads 2] [--rounds 1]
 
 Both recipes run as they come, the second with what a plain recipe has (ResNet-18 with the CIFAR stem, Nesterov's
-momentum, flip and crop), on the same training pictures, judged on the same validation pictures at evenly spaced points. The clock stands still meanwhile. What counts is the clock at the first point where the accuracy is at least the
-target. Round n uses seed n on both sides. A side that ends without reaching it counts with its whole time, as a bound.
+momentum, flip and crop), on the same training pictures, judged on the same validation pictures at evenly spaced points.
+The clock stands still meanwhile. What counts is the clock at the first point where the accuracy is at least the target.
+Round n uses seed n on both sides. A side that ends without reaching it counts with its whole time, as a bound.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def reached() -> str:
             f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model} "
             f"| {number(found['published'], metric)}{source} "
             f"| {metric} {number(found['mean'], metric)}{spread if len(found['seeds']) > 1 else ''} "
-            f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']}{', ' if found['note'] else ''}{found['note']} |"
+            f"| {len(found['seeds'])} | {seconds:.0f} s | {'; '.join(filter(None, (found['machine'], found['note'])))} |"
         )
     return "\n".join(rows)
 
