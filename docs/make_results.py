@@ -106,11 +106,12 @@ def reached() -> str:
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
         spread = f" ± {100 * found['deviation']:.2f}" if metric == "accuracy" else f" ± {found['deviation']:.4f}"
         source = f" ({found['source']})" if found["source"] else ""
+        where = "; ".join(filter(None, (found["machine"], found["note"])))
         rows.append(
             f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model} "
             f"| {number(found['published'], metric)}{source} "
             f"| {metric} {number(found['mean'], metric)}{spread if len(found['seeds']) > 1 else ''} "
-            f"| {len(found['seeds'])} | {seconds:.0f} s | {'; '.join(filter(None, (found['machine'], found['note'])))} |"
+            f"| {len(found['seeds'])} | {seconds:.0f} s | {where} |"
         )
     return "\n".join(rows)
 
