@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import strata
-from strata.errors import ConfigError, DataError, RunError, UnknownNameError
+from strata.errors import ConfigError, DataError, RunError, UnknownNameError, WeightsError
 
 TINY = {"data": "iris", "model.hidden": "8", "train.steps": 6, "train.batch_size": 16}
 TINY |= {"train.early_stopping": None, "train.device": "cpu"}
@@ -99,9 +99,10 @@ def test_load_opens_a_run_or_its_model_and_nothing_else(tmp_path: Path) -> None:
     assert isinstance(strata.load(run.folder), strata.Run)
     loaded = strata.load(run.folder / "model")
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model().parameters(), strict=True))
-    with pytest.raises(RunError, match="is a pickle, which can run any code when it is read"):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match="does not say which model it is"):
         strata.load(tmp_path / "model.pt")
     with pytest.raises(RunError, match="There is nothing at"):
         strata.load(tmp_path / "nothing")
-    with pytest.raises(RunError, match=r"is neither a run \(recipe\.json\) nor a model"):
+    with pytest.raises(WeightsError, match=r"holds no weights: config\.json is missing\. Give a run or a"):
         strata.load(tmp_path)

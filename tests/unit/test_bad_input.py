@@ -192,7 +192,7 @@ def test_a_bad_picture_is_skipped_counted_and_named(strata_command: Command) -> 
     assert "cat/7.png" in log and "dog/9.png" in log and "2" in log
     found = strata_command("predict", "runs/resnet-1", "data/dog/9.png", "data/cat/1.png")
     assert found.code == 2 and "data/dog/9.png: not read: " in found.out and "data/cat/1.png: " in found.out
-    assert found.refusal == "Error: 1 of the inputs could not be read."
+    assert found.refusal == "Error: 1 of 2 inputs could not be read and was skipped."
 
 
 def test_a_run_that_is_not_finished_or_not_whole_is_refused_in_one_line(strata_command: Command) -> None:
