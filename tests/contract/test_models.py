@@ -148,6 +148,29 @@ def test_the_last_layer_is_called_head(family: str) -> None:
         assert isinstance(network.head, nn.Module)
 
 
+def classifies_pictures(family: str) -> bool:
+    return {"image_size", "num_classes"} <= {field.name for field in dataclasses.fields(models.config_class(family))}
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if classifies_pictures(family)])
+def test_features_are_what_the_head_reads(family: str) -> None:
+    model: Any = tiny(family).eval()
+    image = image_example(model.config)
+    features_BF = model.features(image)
+    assert features_BF.ndim == 2
+    torch.testing.assert_close(model.head(features_BF), model(image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in FAMILIES if getattr(models.model_class(name), "takes_any_size", False)]
+)
+def test_a_model_that_says_so_takes_pictures_of_any_size(family: str) -> None:
+    model: Any = tiny(family).eval()
+    bigger = dataclasses.replace(model.config, image_size=2 * model.config.image_size)
+    image = image_example(bigger)
+    assert tuple(model(image).shape) == expected_shape(model.config, image)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward_gives_the_shape_that_the_config_says(family: str) -> None:
     model: Any = tiny(family)
