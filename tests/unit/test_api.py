@@ -106,3 +106,8 @@ def test_load_opens_a_run_or_its_model_and_nothing_else(tmp_path: Path) -> None:
         strata.load(tmp_path / "nothing")
     with pytest.raises(WeightsError, match=r"holds no weights: config\.json is missing\. Give a run or a"):
         strata.load(tmp_path)
+
+
+def test_a_preset_may_be_typed_with_hyphens() -> None:
+    with torch.device("meta"):
+        assert strata.create("vit-base").config == strata.create("vit_base").config

@@ -126,7 +126,11 @@ def family_of(config: Any) -> str | None:
 
 
 def preset(name: str) -> Any:
-    """Return the config of a family or preset. Raises UnknownNameError with the nearest right name."""
+    """Return the config of a family or preset; ``vit-base`` is ``vit_base``.
+
+    Raises UnknownNameError with the nearest right name.
+    """
+    name = name.replace("-", "_")
     if name in MODELS:
         return config_class(name)()
     if name not in _FAMILY_OF_PRESET:
