@@ -31,7 +31,7 @@ WAYS = ("from nothing", "whole network", "linear probe", "LoRA")
 def settings_of(way: str, options: argparse.Namespace, samples: int) -> tuple[str, dict[str, Any]]:
     """Return the recipe and its settings."""
     weights = open_weights(options.weights)
-    common = {
+    common: dict[str, Any] = {
         "data": options.data,
         "data.limit": samples,
         "data.augment.flip": 0.5,

@@ -252,6 +252,50 @@ def test_a_run_stopped_and_resumed_ends_bit_identical(at: int, tmp_path: Path, d
                 "train.evaluate_every": 100,
             },
         ),
+        (  # all that vision adds: weights from the data, growing pictures, policies, even classes, alternating flips
+            "cifar10-speed",
+            {
+                "data": "digits",
+                "data.limit": 64,
+                "data.balance": True,
+                "data.image_size": 16,
+                "data.augment.policy": "trivial",
+                "data.augment.erase": 0.5,
+                "data.augment.cutmix": 1.0,
+                "model.widths": "4,6",
+                "task.calibrate": True,
+                "train.steps": 6,
+                "train.batch_size": 16,
+                "train.evaluate_every": 100,
+            },
+        ),
+        (
+            "vit",
+            {
+                "recipe": "resnet",
+                "model": "vit",
+                "data": "digits",
+                "data.limit": 64,
+                "model.depth": 2,
+                "model.width": 8,
+                "model.num_heads": 2,
+                "model.stochastic_depth": 0.3,
+                "train.steps": 6,
+                "train.batch_size": 16,
+                "train.evaluate_every": 100,
+            },
+        ),
+        (
+            "unet",
+            {
+                "data": "digits",
+                "data.limit": 32,
+                "model.widths": "4,6",
+                "train.steps": 6,
+                "train.batch_size": 8,
+                "train.evaluate_every": 100,
+            },
+        ),
         (
             "dcgan",
             {
@@ -273,7 +317,8 @@ def test_unlike_families_stop_and_resume_alike(
         text = tmp_path / "corpus.txt"
         text.write_text("the quick brown fox jumps over the lazy dog. " * 100)
         settings = settings | {"data": str(text)}
-    settings |= {"train.device": "cpu"}
+    settings = settings | {"train.device": "cpu"}
+    recipe = settings.pop("recipe", recipe)
     whole = strata.train(recipe, settings, runs=tmp_path / "whole")
     parts = interrupt(settings, recipe, 4, tmp_path / "parts", signal.SIGINT)
     assert digest(parts.folder) == digest(whole.folder)
