@@ -38,7 +38,7 @@ def settings_of(way: str, options: argparse.Namespace, samples: int) -> tuple[st
         "data.augment.resized_crop": None,
         "data.augment.crop": 2,
         "train.epochs": options.epochs,
-        "train.batch_size": 64,
+        "train.batch_size": 32,
     }
     if way == "from nothing":
         # The weights' own architecture and preparation of pictures, so that only the start differs.
@@ -75,12 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 finished = run.finished
                 assert finished is not None
                 accuracy[way] = finished["metrics"]["test"]["accuracy"]
+                found.details.setdefault("test metrics", {}).setdefault(way, []).append(finished["metrics"]["test"])
                 whole = time.perf_counter() - began
                 found.details.setdefault("seconds", {}).setdefault(way, []).append(round(finished["seconds"], 1))
                 found.details.setdefault("seconds with all else", {}).setdefault(way, []).append(round(whole, 1))
                 found.settings[way] = {"recipe": name} | {k: v for k, v in settings.items() if "/" not in str(v)}
                 rounds.say(f"seed {seed}  {way:<16} {accuracy[way]:.2%} in {finished['seconds']:.0f} s")
             found.rounds.append(accuracy)
+    for way in WAYS[1:]:
+        found.compare(way, WAYS[0], "test accuracy")
     found.details |= {"training pictures": samples, "seeds": seeds, "data": dataset.name}
     found.show()
     found.write(options.logs)

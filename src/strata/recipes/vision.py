@@ -147,7 +147,7 @@ def finetune() -> Recipe:
         data=DataConfig(source="cifar10", augment=AugmentConfig(flip=0.5, resized_crop=0.5)),
         task=Classify(label_smoothing=0.1),
         train=TrainConfig(
-            epochs=10, batch_size=32, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="one_cycle"
+            epochs=20, batch_size=32, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="one_cycle"
         ),
     )
 

@@ -176,6 +176,8 @@ class Training:
         if is_probe:
             self.features, said = feature_splits(model, dataset, self.setup)
             self.split = self.features["train"]
+            stages = transfer.stages(recipe.weights, self.task.stages(), model, self.features["train"].input)
+            self.plan = make_plan(self.config, len(self.split), stages)
             notes.append(said)
         self.dataset = dataset.replace(notes=(*dataset.notes, *notes))
         self.sees_pictures = dataset.kind == "image" and not is_probe

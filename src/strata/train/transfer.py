@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from strata.config import Fraction, Positive, PositiveFloat
 from strata.errors import ConfigError
@@ -21,6 +21,10 @@ from strata.train import lora
 
 HEAD = "head."
 """What the names of the output layer's parameters begin with, in every model."""
+HEAD_RATE = 10.0
+"""Learning rate of a head that learns alone, as a multiple of the network's, where its input has mean square 1: one
+layer bears more than many. The step that a method such as AdamW takes does not depend on the input's size, and what it
+does to the output does; hence the division."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class TransferConfig:
     """The whole network; the head alone, on features that are computed once (a linear probe); or the head and small
     additions to each layer (LoRA)."""
     frozen: Fraction = 0.2
-    """Share of the steps in which the new head learns alone before the whole network does; of "full" only."""
+    """Share of the steps in which the new head learns alone before the rest does; of "full" and "lora"."""
     first_layer_rate: PositiveFloat = 0.1
     """Learning rate of the first layer as a share of the head's; those between lie on a geometric line."""
     rank: Positive = 8
@@ -54,23 +58,35 @@ def prepare(config: TransferConfig, model: nn.Module) -> None:
         lora.add(model, config.rank, config.alpha)
 
 
-def stages(config: TransferConfig, usual: Sequence[Stage], model: nn.Module) -> tuple[Stage, ...]:
-    """Return the task's stages as they are when the run begins from weights."""
-    if config.source is None or config.tune == "probe":
+def stages(
+    config: TransferConfig, usual: Sequence[Stage], model: nn.Module, features_BF: Tensor | None = None
+) -> tuple[Stage, ...]:
+    """Return the task's stages as they are when the run begins from weights.
+
+    Args:
+        features_BF: what the head reads of some training samples; a head alone learns the faster the smaller they are.
+    """
+    if config.source is None:
         return tuple(usual)
     if len(usual) > 1 or len(usual[0].phases) > 1:
         raise ConfigError(f"weights.tune={config.tune} is for tasks with one phase; this has several.")
     whole = usual[0].phases[0]
+    rate = HEAD_RATE
+    if features_BF is not None:
+        rate /= max(1e-3, float(features_BF.float().square().mean().sqrt()))
+    head_alone = dataclasses.replace(whole, learning_rate_factor=rate)
+    if config.tune == "probe":
+        return (dataclasses.replace(usual[0], phases=(head_alone,)),)
     if config.tune == "lora":
         trained = (*(name for name, _ in model.named_parameters() if lora.is_added(name)), HEAD)
-        return (dataclasses.replace(usual[0], phases=(dataclasses.replace(whole, parameters=trained),)),)
-    rated = dataclasses.replace(whole, first_layer_rate=config.first_layer_rate)
+        then = dataclasses.replace(whole, parameters=trained)
+    else:
+        then = dataclasses.replace(whole, first_layer_rate=config.first_layer_rate)
     if config.frozen == 0:
-        return (dataclasses.replace(usual[0], phases=(rated,)),)
-    head_alone = dataclasses.replace(whole, parameters=(HEAD,))
+        return (dataclasses.replace(usual[0], phases=(then,)),)
     return (
-        Stage(name="head", share=config.frozen, phases=(head_alone,)),
-        Stage(name="whole", share=1 - config.frozen, phases=(rated,)),
+        Stage(name="head", share=config.frozen, phases=(dataclasses.replace(head_alone, parameters=(HEAD,)),)),
+        Stage(name="whole", share=1 - config.frozen, phases=(then,)),
     )
 
 

@@ -47,6 +47,13 @@ def test_the_head_learns_alone_before_the_whole_network_does() -> None:
     assert second.phases[0].first_layer_rate == config.first_layer_rate
 
 
+@pytest.mark.parametrize("size", [0.1, 1.0])
+def test_a_head_alone_learns_the_faster_the_smaller_its_input_is(size: float) -> None:
+    config = TransferConfig(source="x", tune="probe")
+    (stage,) = stages(config, (Stage(),), ResNet(TINY), torch.full((4, 3), size))
+    assert stage.phases[0].learning_rate_factor == pytest.approx(10 / size)
+
+
 def test_lora_starts_as_the_model_it_is_added_to_and_merges_into_plain_weights() -> None:
     torch.manual_seed(0)
     model, x = ResNet(TINY).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
