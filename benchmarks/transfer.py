@@ -82,8 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 found.settings[way] = {"recipe": name} | {k: v for k, v in settings.items() if "/" not in str(v)}
                 rounds.say(f"seed {seed}  {way:<16} {accuracy[way]:.2%} in {finished['seconds']:.0f} s")
             found.rounds.append(accuracy)
-    for way in WAYS[1:]:
-        found.compare(way, WAYS[0], "test accuracy")
     found.details |= {"training pictures": samples, "seeds": seeds, "data": dataset.name}
     found.show()
     found.write(options.logs)

@@ -116,11 +116,33 @@ def reached() -> str:
     return "\n".join(rows)
 
 
+def transfer() -> str:
+    """Return the table of the newest log of what weights trained before are worth."""
+    path = max((ROOT / "benchmarks" / "logs").glob("transfer-*.json"))
+    log: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = log["details"]
+    metrics = found["test metrics"]
+    rows = [
+        f"| {found['training pictures']:,} pictures of {found['data']}, {len(found['seeds'])} seeds "
+        "| test accuracy, mean ± deviation | AUROC | seconds of training, median |",
+        "|---|---|---|---|",
+    ]
+    for way, told in metrics.items():
+        accuracy, auroc = ([each[name] for each in told] for name in ("accuracy", "auroc"))
+        rows.append(
+            f"| {way} | {100 * statistics.fmean(accuracy):.2f} % ± {100 * statistics.stdev(accuracy):.2f} "
+            f"| {statistics.fmean(auroc):.4f} | {statistics.median(found['seconds'][way]):.1f} |"
+        )
+    return "\n".join(rows)
+
+
 def speed() -> str:
     """Return the table of the newest log of each benchmark."""
     rows = ["| benchmark | ours | peer | ratio of medians (range over rounds) | log |", "|---|---|---|---|---|"]
     newest: dict[str, Path] = {}
     for path in sorted((ROOT / "benchmarks" / "logs").glob("*.json")):
+        if path.name.startswith("transfer"):  # accuracies: on the page of pictures
+            continue
         newest[json.loads(path.read_text(encoding="utf-8"))["benchmark"]] = path
     for name, path in newest.items():
         for row in rows_of(name, json.loads(path.read_text(encoding="utf-8"))):
@@ -159,7 +181,9 @@ def page() -> str:
 def vision_page() -> str:
     """Return docs/vision.md as it should be."""
     text = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
-    return between(between(text, "architectures", architectures()), "reached", reached())
+    for mark, made in (("architectures", architectures), ("reached", reached), ("transfer", transfer)):
+        text = between(text, mark, made())
+    return text
 
 
 if __name__ == "__main__":
