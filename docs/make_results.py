@@ -158,7 +158,7 @@ def rows_of(name: str, log: dict[str, Any]) -> list[str]:
         ours, theirs = (statistics.median(r[ratio[side]] for r in log["rounds"]) for side in ("ours", "theirs"))
         least = "at least " if ratio["at_least"] else ""
         found.append(
-            f"{name.replace('_', ' ')}, {ratio['what']} "
+            f"{name.replace('_', ' ').replace('-', ', ')}, {ratio['what']} "
             f"| {ours:,.4g} {log['unit']}, {ratio['ours']} | {theirs:,.4g}, {ratio['theirs']} "
             f"| {least}{ratio['of_medians']:.2f} ({low:.2f} to {high:.2f})"
         )
