@@ -111,14 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         return torch.randn(batch_size, 3, SIDE, SIDE, device=options.device)
 
     def our_inference(number: int) -> float:
-        model = models.build(models.preset(name)).eval().to(options.device)
+        model = models.build(models.preset(name)).eval()
         setup = decide(device=options.device, model=model, steps=1)
-        image = picture()
-        if setup.channels_last:
-            model, image = (
-                model.to(memory_format=torch.channels_last),
-                image.contiguous(memory_format=torch.channels_last),
-            )
+        model, image = setup.place(model), setup.arrange(picture())
         fast = ready(model, setup, image[:1])
         found.settings["strata"] = {d.name: f"{d.value}: {d.reason}" for d in setup.decisions}
 

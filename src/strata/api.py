@@ -190,10 +190,7 @@ def load(folder: Path | str, **options: Any) -> Any:
         return Predictor(folder, **options).model
     if not folder.exists():
         raise RunError(f"There is nothing at {folder}.")
-    foreign = weights.open_weights(folder)
-    model: nn.Module = models.build(foreign.config)
-    weights.load_into(model, foreign)
-    return model.eval()
+    return weights.model_of(weights.open_weights(folder)).eval()
 
 
 def predictor(path: Path | str) -> Predictor:

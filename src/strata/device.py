@@ -51,6 +51,16 @@ class Setup:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def place(self, model: Any) -> Any:
+        """Return a model on the device, in the memory format."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def arrange(self, input_B: torch.Tensor) -> torch.Tensor:
+        """Return a batch in the memory format, which only pictures have: (B, C, H, W)."""
+        is_picture = self.channels_last and input_B.ndim == 4
+        return input_B.contiguous(memory_format=torch.channels_last) if is_picture else input_B
+
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
         if self.device.type == "cuda":

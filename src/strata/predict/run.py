@@ -31,7 +31,7 @@ from strata.tasks.classify import Classify
 from strata.train.evaluate import batch_size_for, evaluate
 from strata.train.finish import save_grid
 from strata.train.recipe import Recipe
-from strata.weights import load_into, open_weights
+from strata.weights import model_of, open_weights
 
 BATCHES_AHEAD = 3
 """Of pictures that are read while the model answers."""
@@ -58,19 +58,13 @@ class Predictor:
         else:
             self.task, model, self.preprocess, labels = _read_ours(self.folder, config)
         self.setup: Setup = decide(device=device, precision=precision, compile=False, model=model)
-        model = model.to(self.setup.device)
-        if self.setup.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self.model: nn.Module = model.eval()
+        self.model: nn.Module = self.setup.place(model).eval()
         self.context = Answering(labels, self.preprocess, self.setup.device)
         self._fast: nn.Module | None = None
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn a raw batch into what the model's forward takes."""
-        input_B = self.preprocess.normalize(batch["input"])
-        if self.setup.channels_last and input_B.ndim == 4:
-            input_B = input_B.contiguous(memory_format=torch.channels_last)
-        return batch | {"input": input_B}
+        return batch | {"input": self.setup.arrange(self.preprocess.normalize(batch["input"]))}
 
     @torch.no_grad()
     def predict(self, inputs: Iterable[Any], batch_size: int = 64) -> Iterator[dict[str, Any]]:
@@ -162,8 +156,7 @@ def _read_ours(folder: Path, config: dict[str, Any]) -> tuple[Task, nn.Module, A
 def _read_foreign(folder: Path) -> tuple[Task, nn.Module, Any, tuple[str, ...]]:
     """Likewise of a Hugging Face folder of a picture classifier."""
     foreign = open_weights(folder)
-    model = build(foreign.config)
-    load_into(model, foreign)
+    model = model_of(foreign)
     labels = foreign.labels or tuple(f"class {k}" for k in range(foreign.config.num_classes))
     return Classify(), model, ImagePreprocess(labels=labels, **foreign.preprocess), labels
 

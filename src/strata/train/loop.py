@@ -166,9 +166,7 @@ class Training:
             model=model,
             steps=self.plan.total_steps,
         )
-        model = model.to(self.setup.device)
-        if self.setup.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+        model = self.setup.place(model)
         if fresh and recipe.weights.source is None and hasattr(model, "initialize"):
             model.initialize(self._first_look())
         self.whole: nn.Module = model
@@ -307,8 +305,7 @@ class Training:
             side = self.plan.side(step, batch["input"].shape[-1])
             if side != batch["input"].shape[-1]:
                 batch["input"] = F.interpolate(batch["input"], size=side, mode="bilinear", antialias=True)
-        if self.setup.channels_last and batch["input"].ndim == 4:
-            batch["input"] = batch["input"].contiguous(memory_format=torch.channels_last)
+        batch["input"] = self.setup.arrange(batch["input"])
         return batch
 
     # ------------------------------------------------------------------------------------------------ boundaries

@@ -69,9 +69,7 @@ def _compute(model: Any, split: Split, dataset: Dataset, setup: Setup) -> dict[s
     module: nn.Module = model.eval()
     parts: dict[str, list[Tensor]] = {}
     for raw in in_order(split, BATCH_SIZE, setup.device):
-        input_B = dataset.preprocess.normalize(raw["input"])
-        if setup.channels_last and input_B.ndim == 4:
-            input_B = input_B.contiguous(memory_format=torch.channels_last)
+        input_B = setup.arrange(dataset.preprocess.normalize(raw["input"]))
         with setup.autocast():
             features_BF = model.features(input_B)
         parts.setdefault("input", []).append(features_BF.float().cpu())

@@ -25,7 +25,7 @@ from strata.models import build, config_class, family_of, names, preset
 from strata.weights import preprocessing
 from strata.weights.table import Table
 
-__all__ = ["Weights", "load_into", "open_weights", "write_huggingface", "write_torchvision"]
+__all__ = ["Weights", "load_into", "model_of", "open_weights", "write_huggingface", "write_torchvision"]
 
 FAMILY_OF_TYPE = {
     "resnet": "resnet",
@@ -198,6 +198,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise WeightsError(f"{path} holds no state dict, but a {type(found).__name__}.")
     return {str(key).removeprefix("module."): value for key, value in found.items()}
+
+
+def model_of(weights: Weights) -> nn.Module:
+    """Return the model that weights are of, with them in it. Raises WeightsError where they are not this model's."""
+    model: nn.Module = build(weights.config)
+    load_into(model, weights)
+    return model
 
 
 def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | None = None) -> str:
