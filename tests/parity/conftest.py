@@ -57,6 +57,8 @@ def check_parity(tmp_path: Path) -> Callable[..., Any]:
         again = type(reference).from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
         with torch.no_grad():
             assert torch.equal(again(image_BCHW).logits, logits)
+        for name, value in reference.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name
         return ours
 
     return check
