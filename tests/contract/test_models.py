@@ -41,31 +41,60 @@ def tiny(family: str) -> nn.Module:
     return model
 
 
-def example(config: Any, batch: int = BATCH, seed: int = 1, device: str = "cpu") -> Tensor:
+def example(config: Any, batch: int = BATCH, seed: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:
     """Return input for a model of this config, its meaning told by the config's fields."""
-    generator = torch.Generator().manual_seed(seed)
+    return tuple(part.to(device) for part in _example(config, batch, torch.Generator().manual_seed(seed)))
+
+
+def _example(config: Any, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     if hasattr(config, "vocab_size"):
-        return torch.randint(config.vocab_size, (batch, min(config.context, 16)), generator=generator).to(device)
+        length = min(getattr(config, "context", 16), 16)
+        source_BS = torch.randint(config.vocab_size, (batch, length), generator=generator)
+        if not is_encoder_decoder(config):
+            return (source_BS,)
+        return source_BS, torch.randint(config.vocab_size, (batch, length - 3), generator=generator)
     if hasattr(config, "latent_size"):
-        return torch.randn(batch, config.latent_size, generator=generator).to(device)
+        return (torch.randn(batch, config.latent_size, generator=generator),)
     if hasattr(config, "image_size"):
-        return image_example(config, batch, seed).to(device)
-    return torch.randn(batch, config.in_features, generator=generator).to(device)
+        return (_image_example(config, batch, generator),)
+    return (torch.randn(batch, config.in_features, generator=generator),)
 
 
 def image_example(config: Any, batch: int = BATCH, seed: int = 1) -> Tensor:
+    return _image_example(config, batch, torch.Generator().manual_seed(seed))
+
+
+def _image_example(config: Any, batch: int, generator: torch.Generator) -> Tensor:
     shape = (batch, config.in_channels, config.image_size, config.image_size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1)
+    return torch.randn(shape, generator=generator).clamp(-1, 1)
 
 
-def expected_shape(config: Any, input: Tensor) -> tuple[int, ...]:
+def is_encoder_decoder(config: Any) -> bool:
+    return getattr(models.model_class(str(models.family_of(config))), "is_encoder_decoder", False)
+
+
+def expected_shape(config: Any, *inputs: Tensor) -> tuple[int, ...]:
+    input = inputs[-1]
     if hasattr(config, "vocab_size"):
-        return (*input.shape, config.vocab_size)
+        of_head = {
+            "none": (*input.shape, width_given(config)),
+            "token": (*input.shape, config.vocab_size),
+            "class": (len(input), getattr(config, "num_classes", 0)),
+            "token_class": (*input.shape, getattr(config, "num_classes", 0)),
+            "span": (*input.shape, 2),
+            "embedding": (len(input), width_given(config)),
+        }
+        return of_head[getattr(config, "head", "token")]
     if hasattr(config, "latent_size"):
         return (len(input), config.in_channels, config.image_size, config.image_size)
     if hasattr(config, "out_channels"):
         return (len(input), config.out_channels, *input.shape[2:])
     return (len(input), config.num_classes)
+
+
+def width_given(config: Any) -> int:
+    """Return the width of a text model's hidden states: both directions' where it reads in two."""
+    return getattr(config, "width", 0) * (2 if getattr(config, "bidirectional", False) else 1)
 
 
 def classes_last(output: Tensor) -> Tensor:
@@ -79,7 +108,7 @@ def outputs(model: Any, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     def cast(x: Tensor) -> Tensor:
         return x.to(dtype) if x.is_floating_point() else x
 
-    found = [model(cast(example(model.config)))]
+    found = [model(*map(cast, example(model.config)))]
     if hasattr(model, "discriminator"):
         found.append(model.discriminator(cast(image_example(model.config))))
     return found
@@ -110,8 +139,8 @@ def test_a_preset_of_full_size_gives_the_shape_that_its_config_says(name: str) -
     config = models.preset(name)
     with torch.device("meta"):  # shapes without memory or arithmetic
         model = models.build(config).eval()
-    input = example(config, batch=2, device="meta")
-    assert tuple(model(input).shape) == expected_shape(config, input)
+    inputs = example(config, batch=2, device="meta")
+    assert tuple(model(*inputs).shape) == expected_shape(config, *inputs)
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -174,8 +203,8 @@ def test_a_model_that_says_so_takes_pictures_of_any_size(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward_gives_the_shape_that_the_config_says(family: str) -> None:
     model: Any = tiny(family)
-    input = example(model.config)
-    assert tuple(model(input).shape) == expected_shape(model.config, input)
+    inputs = example(model.config)
+    assert tuple(model(*inputs).shape) == expected_shape(model.config, *inputs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -193,15 +222,15 @@ def test_it_overfits_one_batch(family: str) -> None:
     config, generator = model.config, torch.Generator().manual_seed(3)
     is_critic = hasattr(model, "discriminator")  # a generator alone has nothing to fit: its critic has to
     if is_critic:
-        model, input = model.discriminator, image_example(config)
+        model, inputs = model.discriminator, (image_example(config),)
         target = torch.randint(2, (BATCH,), generator=generator)
     else:
-        input = example(config)
-        *shape, classes = classes_last(model(input)).shape
+        inputs = example(config)
+        *shape, classes = classes_last(model(*inputs)).shape
         target = torch.randint(classes, shape, generator=generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):
-        logits = classes_last(model(input))
+        logits = classes_last(model(*inputs))
         if is_critic:
             loss = F.binary_cross_entropy_with_logits(logits, target.float())
         else:
@@ -231,11 +260,12 @@ def test_in_eval_a_sample_does_not_depend_on_its_batch(family: str) -> None:
     model: Any = tiny(family).double().eval()
     networks = [(model, example(model.config))]
     if hasattr(model, "discriminator"):
-        networks.append((model.discriminator, image_example(model.config)))
-    for network, input in networks:
-        input = input.double() if input.is_floating_point() else input
+        networks.append((model.discriminator, (image_example(model.config),)))
+    for network, inputs in networks:
+        inputs = tuple(input.double() if input.is_floating_point() else input for input in inputs)
+        second = tuple(input[1:2] for input in inputs)
         tolerance = TOLERANCE[torch.float64]
-        torch.testing.assert_close(network(input)[1:2], network(input[1:2]), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(network(*inputs)[1:2], network(*second), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -272,10 +302,10 @@ def test_channels_last_changes_the_speed_and_not_the_answer(family: str) -> None
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_compiles_whole_and_gives_the_same_answer(family: str) -> None:
     model: Any = tiny(family).eval()
-    input = example(model.config)
+    inputs = example(model.config)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True)
     tolerance = TOLERANCE[torch.float32]
-    torch.testing.assert_close(compiled(input), model(input), rtol=tolerance, atol=tolerance)
-    compiled(input).float().square().mean().backward()
+    torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=tolerance, atol=tolerance)
+    compiled(*inputs).float().square().mean().backward()
     assert all(p.grad is not None for p in (getattr(model, "generator", model)).parameters())

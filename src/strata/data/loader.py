@@ -3,7 +3,8 @@
 So the loader's place is the step number, and resuming skips nothing. Each epoch is a fresh permutation; a batch may
 reach over the end of an epoch into the next, so that every batch has the same size and every sample is seen exactly
 once in each epoch. Where classes are balanced, an epoch has as many draws, shared evenly by the classes instead, and
-each class goes through its own samples in a fresh order again and again.
+each class goes through its own samples in a fresh order again and again. Sequences of different lengths meet others of
+about their own length.
 
 B samples in a batch, N samples, K classes, M samples of one class.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from strata import rng
 from strata.data.dataset import Split
+from strata.data.sequences import bucketed
 
 Batch = dict[str, Tensor]
 BATCHES_AHEAD = 4
@@ -52,6 +54,7 @@ class Loader:
         self.split, self.batch_size, self.seed, self.stream = split, batch_size, seed, stream
         self.device, self.prepare = device, prepare
         self.members = [] if class_N is None else _members(class_N.cpu())
+        self.length_N: Tensor | None = getattr(split, "length_N", None)
         self.waited_seconds = 0.0
         self._orders: dict[int, tuple[Tensor, Tensor]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
@@ -99,6 +102,9 @@ class Loader:
             n = len(self.split)
             order_N = rng.permutation(n, self.seed, f"order of {self.stream}", epoch)
             found = balanced(self.members, order_N, self.seed, self.stream, epoch) if self.members else None
+            if found is None and self.length_N is not None:
+                first = -epoch * n % self.batch_size
+                order_N = bucketed(order_N, self.length_N, self.batch_size, first, self.seed, epoch)
             self._orders[epoch] = found or (order_N, torch.full((n,), epoch))
         return self._orders[epoch]
 
