@@ -44,14 +44,18 @@ def theirs(name: str) -> nn.Module:
     return transformers.ConvNextForImageClassification(transformers.ConvNextConfig(num_labels=CLASSES))
 
 
-def count_flops(name: str) -> float:
-    """Return the operations of one picture's forward, counted by torch."""
+def count_flops(name: str, input: torch.Tensor) -> float:
+    """Return the operations of one sample's forward, counted by torch.
+
+    Args:
+        input: the sample, (1, ...) on the meta device.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        model, image = models.build(models.preset(name)).eval(), torch.randn(1, 3, SIDE, SIDE)
+        model = models.build(models.preset(name)).eval()
     with FlopCounterMode(display=False) as counter:
-        model(image)
+        model(input)
     return float(counter.get_total_flops())
 
 
@@ -67,6 +71,19 @@ def matrix_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
         rounds.synchronize(device)
         best = max(best, 2.0 * size**3 / (time.perf_counter() - start))
     return best
+
+
+def tell_share_of_peak(found: rounds.Measurement, flops: float, unit: str) -> None:
+    """Measure the matrix peak in the precision that pays here; say and log the share of it that strata reaches.
+
+    Args:
+        flops: operations for one ``unit`` ("image", "token") of the figures.
+    """
+    bf16 = multiplies_bf16(torch.device(found.device))[0]
+    peak = matrix_peak(found.device, torch.bfloat16 if bf16 else torch.float32)
+    reached = rounds.summary(found.figures("strata"))["median"] * flops
+    found.details["peak"] = {"matrix_peak_flops": peak, f"flops_per_{unit}": flops, "share": reached / peak}
+    rounds.say(f"matrix peak {peak / 1e12:.3g} TFLOP/s measured; strata reaches {reached / peak:.1%} of it")
 
 
 def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
@@ -98,14 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
     found.settings = {"batch_size": batch_size, "timed_steps": steps, "warmup_steps": warmup, "side": SIDE}
 
     def timed(step: Callable[[], Any]) -> float:
-        for _ in range(warmup):
-            step()
-        rounds.synchronize(options.device)
-        began = time.perf_counter()
-        for _ in range(steps):
-            step()
-        rounds.synchronize(options.device)
-        return steps * batch_size / (time.perf_counter() - began)
+        return batch_size * rounds.steps_per_second(step, warmup=warmup, steps=steps, device=options.device)
 
     def picture() -> torch.Tensor:
         return torch.randn(batch_size, 3, SIDE, SIDE, device=options.device)
@@ -122,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
             with setup.autocast():
                 fast(image)
 
-        return _then_clean(timed(step), options.device)
+        return timed(step)
 
     def their_inference(best: bool) -> float:
         model, image = theirs(name).eval().to(options.device), picture()
@@ -138,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         def step() -> None:
             model(image)
 
-        return _then_clean(timed(step), options.device)
+        return timed(step)
 
     def our_training(number: int) -> float:
         count = 4 * batch_size
@@ -169,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
             training = ours.time_steps(recipe, dataset, watch)
         found.settings["strata"] = ours.choices(training)
         del training
-        return _then_clean(steps * batch_size / watch.seconds, options.device)
+        rounds.clean(options.device)
+        return steps * batch_size / watch.seconds
 
     def their_training(best: bool) -> float:
         model, image = theirs(name).train().to(options.device), picture()
@@ -187,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
             optimizer.step()
             optimizer.zero_grad()
 
-        return _then_clean(timed(step), options.device)
+        return timed(step)
 
     their = their_inference if options.mode == "inference" else their_training
     sides: dict[str, Callable[[int], float]] = {
@@ -199,19 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
     found.compare("strata", "transformers", "both at their defaults")
     found.compare("strata", "transformers, best", "both at their best")
     if options.peak:
-        peak = matrix_peak(options.device, torch.bfloat16 if bf16 else torch.float32)
-        flops = count_flops(name) * (3 if options.mode == "training" else 1)
-        reached = rounds.summary(found.figures("strata"))["median"] * flops
-        found.details["peak"] = {"matrix_peak_flops": peak, "flops_per_image": flops, "share": reached / peak}
-        rounds.say(f"matrix peak {peak / 1e12:.3g} TFLOP/s measured; strata reaches {reached / peak:.1%} of it")
+        flops = count_flops(name, torch.randn(1, 3, SIDE, SIDE, device="meta"))
+        tell_share_of_peak(found, flops * (3 if options.mode == "training" else 1), "image")
     found.show()
     found.write(options.logs)
     return found
-
-
-def _then_clean(figure: float, device: str) -> float:
-    rounds.clean(device)
-    return figure
 
 
 if __name__ == "__main__":

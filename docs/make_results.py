@@ -1,4 +1,4 @@
-"""Write the README's and the vision page's tables from what was recorded: `python docs/make_results.py`.
+"""Write the tables of the README and of the pages from what was recorded: `python docs/make_results.py`.
 
 A test holds them equal.
 """
@@ -10,6 +10,7 @@ import importlib
 import json
 import shlex
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,34 @@ from strata.recipes import RECIPES, recipe, result_file
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYOUTS = {"HUGGINGFACE": "Hugging Face", "TORCHVISION": "torchvision"}
-PICTURES = {
-    name
-    for name in MODELS
-    if {"image_size", "num_classes"} <= {field.name for field in dataclasses.fields(config_class(name))}
-}
-"""Families that tell pictures apart."""
+FIELDS = {name: {field.name for field in dataclasses.fields(config_class(name))} for name in MODELS}
+PICTURES = [name for name, fields in FIELDS.items() if "image_size" in fields and "latent_size" not in fields]
+"""Families that read pictures."""
+TEXTS = [name for name, fields in FIELDS.items() if "vocab_size" in fields]
+"""Families that read text."""
+SHARES = ("accuracy", "in_scope_accuracy", "f1", "span_f1", "exact_match")
+"""Metrics that are shown in percent."""
+POINTS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
+"""Metrics that are in points of a hundred by their own definition."""
 
 
 def number(value: float | None, metric: str) -> str:
     """Return a metric as the tables show it."""
     if value is None:
         return "—"
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+    if metric in POINTS:
+        return f"{value:.2f}"
+    return f"{100 * value:.2f} %" if metric in SHARES else f"{value:.4f}"
+
+
+def spread_of(found: dict[str, Any]) -> str:
+    """Return the deviation over seeds as the tables show it; one run has none."""
+    if len(found["seeds"]) == 1:
+        return ""
+    deviation, metric = found["deviation"], found["metric"]
+    if metric in POINTS:
+        return f" ± {deviation:.2f}"
+    return f" ± {100 * deviation:.2f}" if metric in SHARES else f" ± {deviation:.4f}"
 
 
 def results() -> str:
@@ -44,37 +60,30 @@ def results() -> str:
             continue
         found: dict[str, Any] = json.loads(result_file(name).read_text(encoding="utf-8"))
         metric = found["metric"]
-        spread = f" ± {100 * found['deviation']:.2f}" if metric == "accuracy" else f" ± {found['deviation']:.4f}"
-        if len(found["seeds"]) == 1:
-            spread = ""  # one run has none
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
         published = number(found["published"], metric)
         if found["published"] is not None:
             published += f" ({recipe(name).reference.source})"
         rows.append(
-            f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)}{spread} "
+            f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)}{spread_of(found)} "
             f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']} |"
         )
     return "\n".join(rows)
 
 
-def architectures() -> str:
-    """Return the table of what tells pictures apart: presets, sizes, and whose weights they read and write."""
+def architectures(families: Sequence[str]) -> str:
+    """Return the table of some families: presets, sizes, and whose weights they read and write."""
     import torch
 
     from strata import models
 
     rows = ["| family | presets, with millions of parameters | paper | weights of |", "|---|---|---|---|"]
-    for family in models.MODELS:
-        config = models.preset(family)
-        fields = {field.name for field in dataclasses.fields(config)}
-        if "image_size" not in fields or "latent_size" in fields:
-            continue
+    for family in families:
         sizes = []
         for name in models.presets_of(family) or [family]:
             with torch.device("meta"):
                 count = sum(p.numel() for p in models.build(models.preset(name)).parameters())
-            sizes.append(f"`{name}` {count / 1e6:.3g}")
+            sizes.append(f"`{name}` {count / 1e6:,.0f}" if count >= 1e9 else f"`{name}` {count / 1e6:.3g}")
         rows.append(f"| `{family}` | {', '.join(sizes)} | {models.MODELS.summary(family)} | {layouts(family)} |")
     return "\n".join(rows)
 
@@ -89,8 +98,8 @@ def layouts(family: str) -> str:
     return ", ".join(has)
 
 
-def reached() -> str:
-    """Return the table of every recorded result on pictures."""
+def reached(families: Sequence[str]) -> str:
+    """Return the table of every recorded result of some families."""
     rows = [
         "| data | recipe and architecture | published | ours, mean ± deviation | seeds | training, each | machine |",
         "|---|---|---|---|---|---|---|",
@@ -98,22 +107,29 @@ def reached() -> str:
     for path in sorted((ROOT / "src" / "strata" / "recipes" / "results").glob("*.json")):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         named = recipe(found["recipe"])
-        if family_of(named.model) not in PICTURES:
+        if family_of(named.model) not in families:
             continue
         words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
         model = words.get("model", family_of(named.model))
         metric = found["metric"]
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
-        spread = f" ± {100 * found['deviation']:.2f}" if metric == "accuracy" else f" ± {found['deviation']:.4f}"
         source = f" ({found['source']})" if found["source"] else ""
         where = "; ".join(filter(None, (found["machine"], found["note"])))
         rows.append(
             f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model} "
             f"| {number(found['published'], metric)}{source} "
-            f"| {metric} {number(found['mean'], metric)}{spread if len(found['seeds']) > 1 else ''} "
+            f"| {metric} {number(found['mean'], metric)}{spread_of(found)}{others(found)} "
             f"| {len(found['seeds'])} | {seconds:.0f} s | {where} |"
         )
     return "\n".join(rows)
+
+
+def others(found: dict[str, Any]) -> str:
+    """Return the further metrics that a reader of the published number looks for, over the same seeds."""
+    wanted = ("out_of_scope_recall", "chrf", "rouge2", "rougeL", "exact_match", "perplexity")
+    told = {name: found.get("other_metrics", {}).get(name) for name in wanted if name != found["metric"]}
+    means = {name: statistics.fmean(values) for name, values in told.items() if values}
+    return "".join(f", {name} {number(mean, name)}" for name, mean in means.items())
 
 
 def transfer() -> str:
@@ -181,11 +197,21 @@ def page() -> str:
 def vision_page() -> str:
     """Return docs/vision.md as it should be."""
     text = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
-    for mark, made in (("architectures", architectures), ("reached", reached), ("transfer", transfer)):
-        text = between(text, mark, made())
+    tables = {"architectures": architectures(PICTURES), "reached": reached(PICTURES), "transfer": transfer()}
+    for mark, made in tables.items():
+        text = between(text, mark, made)
+    return text
+
+
+def language_page() -> str:
+    """Return docs/language.md as it should be."""
+    text = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    for mark, made in (("architectures", architectures(TEXTS)), ("reached", reached(TEXTS))):
+        text = between(text, mark, made)
     return text
 
 
 if __name__ == "__main__":
     (ROOT / "README.md").write_text(page(), encoding="utf-8")
     (ROOT / "docs" / "vision.md").write_text(vision_page(), encoding="utf-8")
+    (ROOT / "docs" / "language.md").write_text(language_page(), encoding="utf-8")

@@ -15,6 +15,7 @@ from torch import nn
 
 from strata import device, models, recipes, weights
 from strata.config import override
+from strata.data.tokens import TextPreprocess
 from strata.errors import ConfigError, DataError, RunError, suggest
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
@@ -216,6 +217,12 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
     trained = predictor(run)
     if to == "torchvision":
         return weights.write_torchvision(out, trained.model)
+    text = getattr(trained.preprocess, "text", trained.preprocess)
+    if isinstance(text, TextPreprocess):
+        special = {"start": text.start, "end": text.end, "pad": text.pad}
+        folder = weights.write_huggingface(out, trained.model, None, trained.context.labels, special=special)
+        text.write_huggingface(folder)
+        return folder
     prepared = {field.name: getattr(trained.preprocess, field.name) for field in dataclasses.fields(trained.preprocess)}
     return weights.write_huggingface(out, trained.model, prepared, trained.context.labels)
 

@@ -89,6 +89,12 @@ def from_json(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         raise ConfigError(f"{where or cls.__name__}: {error}") from None
 
 
+def checked(config: Any) -> dict[str, Any]:
+    """Return a config's values by field, each as its field's type has it. Raises ConfigError for one not allowed."""
+    types_ = _field_types(typing.cast(Any, type(config)))
+    return {name: _check(kind, getattr(config, name), name) for name, kind in types_.items()}
+
+
 def _nested(kind: Any) -> type | None:
     """Return the dataclass in a field's type, also in ``X | None``."""
     if dataclasses.is_dataclass(kind):

@@ -3,7 +3,7 @@
 Every loss comes twice: ``name`` returns a `LossSum`, and ``name_per_sample`` the parts of that sum, for mixing two
 targets and for finding the worst mistakes. All of it is computed in float32 at least, also under autocast.
 
-B samples, T tokens, K classes, V vocabulary.
+B samples, T tokens, K classes, V vocabulary, D width, N tokens of a batch.
 """
 
 from __future__ import annotations
@@ -136,6 +136,129 @@ def cross_entropy(
     return cross_entropy_per_sample(
         logits_BK, target_B, label_smoothing=label_smoothing, class_weights=class_weights, ignore_index=ignore_index
     ).sum()
+
+
+CHUNK_NUMBERS = 2**24
+"""Logits that `linear_cross_entropy` holds at once. With fewer, the gradient of the weights, which is as large as they
+are, is read and written so often that it shows; with more, only memory is lost."""
+
+
+def linear_cross_entropy(
+    hidden_BTD: Tensor,
+    weight_VD: Tensor,
+    target_BT: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    target_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    ignore_index: int = -100,
+) -> LossSum:
+    """Cross-entropy of the logits ``hidden @ weight.T + bias``, which are never all there at once, in nats.
+
+    Tokens are taken some at a time, and the gradient is found along with the loss, so that no logits are kept or
+    calculated twice: it takes as many operations as a linear layer and `cross_entropy`. Products are in autocast's
+    type; all else, and the sums of gradients, in float32 at least. It has no second derivative.
+
+    Args:
+        hidden_BTD: (..., D), what the output layer reads.
+        target_BT: (...) of 0 to V - 1, or ``ignore_index``, which neither adds to the total nor counts.
+        target_weights: (...), how often each target counts; None: once.
+        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
+        z_loss: times the squared logarithm of the sum of exponentials, added for each target; keeps logits from
+            drifting (Chowdhery et al. 2022, section 5: 1e-4).
+    """
+    hidden_ND, target_N = hidden_BTD.flatten(0, -2), target_BT.flatten()
+    kept_N = target_N != ignore_index
+    weight_N = kept_N.to(_wide(hidden_ND).dtype)
+    if target_weights is not None:
+        weight_N = weight_N * target_weights.flatten()
+    if hidden_ND.device.type == "cpu":  # where looking at numbers costs nothing: what does not count is left out
+        place_N = weight_N.nonzero()[:, 0]
+        if place_N.numel() < target_N.numel():
+            hidden_ND, target_N, weight_N = hidden_ND[place_N], target_N[place_N], weight_N[place_N]
+    total = _LinearCrossEntropy.apply(
+        hidden_ND, weight_VD, bias_V, target_N.clamp(min=0), weight_N, label_smoothing, z_loss
+    )
+    return LossSum(total, kept_N.sum() if target_weights is None else weight_N.sum())
+
+
+def token_chunks(num_tokens: int, vocab_size: int) -> range:
+    """Return where the chunks begin whose logits are calculated together; its step is their length."""
+    parts = max(1, -(-num_tokens * vocab_size // CHUNK_NUMBERS))
+    return range(0, num_tokens, max(1, -(-num_tokens // parts)))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The sum of `linear_cross_entropy`, with targets that are all in range."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        target_N: Tensor,
+        weight_N: Tensor,
+        smoothing: float,
+        z_loss: float,
+    ) -> Tensor:
+        device = hidden_ND.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        N, V = hidden_ND.shape[0], weight_VD.shape[0]
+        with torch.autocast(device, enabled=False):
+            matrix_VD = weight_VD.to(narrow)
+            grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
+            grad_VD = torch.zeros_like(weight_VD, dtype=weight_N.dtype) if wants_weight else None
+            grad_V = torch.zeros_like(bias_V, dtype=weight_N.dtype) if wants_bias and bias_V is not None else None
+            total = weight_N.new_zeros(())
+            chunks = token_chunks(N, V)
+            for begin in chunks:
+                part = slice(begin, begin + chunks.step)
+                read_ND, wanted_N1 = hidden_ND[part].to(narrow), target_N[part, None]
+                logit_NV = (read_ND @ matrix_VD.T).to(weight_N.dtype)
+                if bias_V is not None:
+                    logit_NV += bias_V
+                right_N1 = logit_NV.gather(1, wanted_N1)
+                mean_N1 = logit_NV.mean(1, keepdim=True) if smoothing else 0.0
+                greatest_N1 = logit_NV.amax(1, keepdim=True)
+                chance_NV = logit_NV.sub_(greatest_N1).exp_()
+                sum_N1 = chance_NV.sum(1, keepdim=True)
+                log_sum_N1 = greatest_N1 + sum_N1.log()
+                loss_N1 = log_sum_N1 - (1 - smoothing) * right_N1 - smoothing * mean_N1 + z_loss * log_sum_N1.square()
+                counts_N1 = weight_N[part, None]
+                total += (loss_N1 * counts_N1).sum()
+                if not any(ctx.needs_input_grad):
+                    continue
+                scale_N1 = counts_N1 * (1 + 2 * z_loss * log_sum_N1) / sum_N1
+                grad_NV = chance_NV.mul_(scale_N1).scatter_add_(1, wanted_N1, counts_N1 * (smoothing - 1))
+                if smoothing:
+                    grad_NV -= counts_N1 * (smoothing / V)
+                if grad_V is not None:
+                    grad_V += grad_NV.sum(0)
+                grad_NV = grad_NV.to(narrow)
+                if grad_ND is not None:
+                    grad_ND[part] = grad_NV @ matrix_VD
+                if grad_VD is not None and grad_VD.dtype == narrow:
+                    grad_VD.addmm_(grad_NV.T, read_ND)
+                elif grad_VD is not None:
+                    grad_VD += grad_NV.T @ read_ND
+                del logit_NV, chance_NV, grad_NV  # before the next chunk's are made
+        ctx.grads = grad_ND, grad_VD, grad_V
+        ctx.dtypes = hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            scaled = [None if grad is None else grad * scale for grad in ctx.grads]
+        else:  # the gradient of the weights is the largest tensor of all: no second one
+            scaled = [None if grad is None else grad.mul_(scale) for grad in ctx.grads]
+            ctx.grads = ()
+        found = (None if grad is None else grad.to(dtype) for grad, dtype in zip(scaled, ctx.dtypes, strict=True))
+        return *found, None, None, None, None
 
 
 def binary_cross_entropy_per_sample(

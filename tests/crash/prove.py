@@ -2,7 +2,7 @@
 
     python tests/crash/prove.py --kills 20
 
-For each of three families, a run with accumulation, moving average, dropout, augmentation and bf16 on is trained once
+For each of four families, a run with accumulation, moving average, dropout, augmentation and bf16 on is trained once
 in peace. Then the same run is started, killed at a random moment, resumed, killed again, ...; every second kill waits
 for a checkpoint to be half-written. Each run that gets to its end is compared with the peaceful one, byte for byte.
 """
@@ -45,6 +45,17 @@ FAMILIES = {
         "model.num_heads=2",
         "model.context=32",
         "model.dropout=0.1",
+        "data.limit=20000",
+        "train.batch_size=4",
+    ),
+    "lstm": (
+        "char-lstm",
+        "data=pycode",
+        "model.width=24",
+        "model.embedding_width=16",
+        "model.context=16",
+        "model.weight_drop=0.2",
+        "model.locked_dropout=true",
         "data.limit=20000",
         "train.batch_size=4",
     ),

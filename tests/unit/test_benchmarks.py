@@ -27,10 +27,10 @@ def _benchmarks_at_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _run(name: str, tmp_path: Path, *words: str) -> dict[str, Any]:
+def _run(name: str, tmp_path: Path, *words: str, name_of_log: str | None = None) -> dict[str, Any]:
     importlib.import_module(name).main(["--quick", "--rounds", "1", "--logs", str(tmp_path), *words])
     (log,) = tmp_path.glob("*.json")
-    assert re.fullmatch(rf"{name}-\d{{8}}\.json", log.name)
+    assert re.fullmatch(rf"{name_of_log or name}-\d{{8}}\.json", log.name)
     return dict(json.loads(log.read_text()))
 
 
@@ -52,6 +52,19 @@ def test_a_benchmark_of_training_tells_a_ratio_and_logs_how_it_came_about(
 def test_both_sides_train_as_many_parameters(name: str, tmp_path: Path) -> None:
     settings = _run(name, tmp_path, "--threads", "1")["settings"]
     assert settings["strata"]["parameters"] == settings["textbook"]["parameters"]
+
+
+def test_encoding_is_compared_with_transformers_for_as_many_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    log = _run("encode_speed", tmp_path, "--threads", "1", "--peak")
+    said = capsys.readouterr().out
+    assert RATIO.search(said) and "of it" in said
+    assert log["rounds"][0].keys() == {"strata", "transformers", "transformers, best"}
+    assert all(value > 0 for value in log["rounds"][0].values())
+    assert log["settings"]["strata"]["parameters"] == log["settings"]["transformers"]["parameters"]
+    assert 0 < log["details"]["peak"]["share"] < 1
 
 
 def test_the_textbook_resnet_has_the_size_of_ours() -> None:
@@ -79,6 +92,28 @@ def test_starting_up_is_timed_against_the_bars(tmp_path: Path, capsys: pytest.Ca
     assert re.search(r"strata --help: median .+ of the bar of 0\.3 s", said)
     assert re.search(r"import strata: median .+ of the bar of 0\.1 s", said)
     assert log["rounds"][0].keys() >= {"strata --help", "import strata"}
+
+
+def test_writing_is_compared_with_transformers_and_with_what_memory_allows(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    log = _run(
+        "generation_speed", tmp_path, "--threads", "1", "--batch-size", "2", name_of_log="generation_speed-batch2"
+    )
+    assert log["details"]["read_bandwidth_bytes_per_second"] > 0
+    for weights in ("fp32", "bf16", "int8"):
+        share = log["details"][weights]["share"]
+        assert share * log["details"][weights]["bound_tokens_per_second"] == pytest.approx(
+            log["summary"][f"strata, {weights}"]["median"]
+        )
+
+
+@pytest.mark.slow
+def test_training_a_gpt_is_compared_in_speed_and_memory_for_as_many_parameters(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    log = _run("gpt_training", tmp_path, "--threads", "1")
+    assert log["settings"]["strata"]["parameters"] == log["settings"]["transformers"]["parameters"]
+    for found in log["details"]["peaks"].values():
+        assert found[0]["peak_bytes"] > found[0]["began_with_bytes"] > 0
 
 
 def test_a_target_that_we_miss_gives_no_ratio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,42 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         raise CheckpointError(f"Cannot write {path}: {error}.") from error
 
 
+def write_shards(
+    folder: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, *, limit_bytes: int
+) -> list[Path]:
+    """Write tensors as ``model.safetensors``, or in shards and their index where they exceed the limit.
+
+    The index is written last, so that a folder with an index is whole; what an earlier writing left under the other
+    names is removed. A tensor greater than the limit has a shard of its own.
+
+    Returns the files of tensors. Raises CheckpointError when the disk refuses.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > limit_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    before = {whole, index, *folder.glob("model-*-of-*.safetensors")}
+    if len(shards) == 1:
+        files = [whole]
+        write_tensors(whole, tensors, metadata)
+    else:
+        files = [folder / f"model-{k:05}-of-{len(shards):05}.safetensors" for k in range(1, len(shards) + 1)]
+        for file, shard in zip(files, shards, strict=True):
+            write_tensors(file, shard, metadata)
+        place = {name: file.name for file, shard in zip(files, shards, strict=True) for name in shard}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        write_json(index, {"metadata": {"total_size": total}, "weight_map": place})
+        before.discard(index)
+    for file in before.difference(files):
+        file.unlink(missing_ok=True)
+    return files
+
+
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy every tensor that shares memory with an earlier one: safetensors refuses those."""
     seen: set[int] = set()

@@ -15,14 +15,17 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
-    """Yield one raw input after another: folders give their pictures, tables their rows, text files their text.
+    """Yield one raw input after another: folders give their pictures, tables their rows, a text file its text.
+
+    For a model of short texts each line of a text file is one, and so is each record of a file of records.
 
     Raises DataError for a file or folder that is missing, before anything is read.
     """
+    from strata.data import TEXTUAL
     from strata.data.files import read_text
 
     inputs = list(inputs)
-    if kind != "text":
+    if kind not in TEXTUAL:
         for word in inputs:
             if not Path(word).exists():
                 raise DataError(f"There is no file or folder {word!r}.")
@@ -30,6 +33,8 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
         path = Path(word)
         if kind == "text":
             yield read_text(path) if is_file(path) else word
+        elif kind in TEXTUAL:
+            yield from _texts(path) if is_file(path) else (word,)
         elif kind == "image":
             if path.is_dir():
                 found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
@@ -42,6 +47,19 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
             from strata.data import read_rows
 
             yield from read_rows(path)
+
+
+def _texts(path: Path) -> Iterator[Any]:
+    """Yield the records of a file, or its lines."""
+    from strata.data import records
+    from strata.data.dataset import DataConfig
+    from strata.data.files import read_text
+
+    if records.extension_of(path) in records.EXTENSIONS:
+        for part in records.read_records(path, DataConfig(source=str(path))).values():
+            yield from part
+    else:
+        yield from (line for line in read_text(path).split("\n") if line.strip())
 
 
 def is_file(path: Path) -> bool:
@@ -128,19 +146,45 @@ def _rows(item: dict[str, Any], top: int) -> Iterator[tuple[str, Any]]:
         yield from ((entry["label"], entry["probability"]) for entry in item["top"])
     elif "file" in item:
         yield item["file"], ""
+    elif "masks" in item:
+        yield from ((entry["text"], entry["probability"]) for likeliest in item["masks"] for entry in likeliest[:top])
+    elif "text" in item:
+        yield item["text"], ""
     elif "value" in item:
         yield f"{item['value']:.6g}", ""
     elif "next" in item:
         yield from ((repr(entry["text"]), entry["probability"]) for entry in item["next"][: max(top, 1)])
 
 
+FOR_TEXT: dict[str, Any] = {
+    "tokens": int,
+    "min_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "repetition_penalty": float,
+    "no_repeat_ngram": int,
+    "beams": int,
+    "length_penalty": float,
+    "contrastive": float,
+    "regex": str,
+    "stop": str,
+    "draft": Path,
+    "draft_tokens": int,
+    "weights": str,
+    "number": int,
+    "seed": int,
+}
+"""Options of `generate` that say how a text is written, and what turns what was typed into their type."""
+
+
 def typed(given: dict[str, str]) -> dict[str, Any]:
     """Turn key=value words of `generate` into the types of its options."""
-    kinds = {"tokens": int, "temperature": float, "top_k": int, "count": int, "seed": int, "out": Path, "prompt": str}
     found: dict[str, Any] = {}
     for key, text in given.items():
         try:
-            found[key] = kinds[key](text)
+            found[key] = ({**FOR_TEXT, "count": int, "out": Path, "prompt": str})[key](text)
         except ValueError:
             raise ConfigError(f"{key}={text} is not allowed: it has to be a number.") from None
     return found
@@ -148,29 +192,19 @@ def typed(given: dict[str, str]) -> dict[str, Any]:
 
 def make(predictor: Any, run: Path, options: dict[str, Any], as_json: bool) -> dict[str, Any]:
     """Let a model make something; print the text as it comes, or write the pictures and say where."""
-    from strata.checkpoint.files import write_text
     from strata.predict.run import save_grid
 
     out: Path | None = options.pop("out")
     if options["count"] < 1 or options["tokens"] < 1:
         raise ConfigError("count and tokens have to be at least 1.")
-    texts = predictor.preprocess.kind == "text"
-
-    def stream(piece: str) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-
-    if texts and not as_json and out is None:
-        stream(options["prompt"] or "")
-        options["stream"] = stream
-    sample = predictor.generate(**options)
-    if sample.images is None:
-        if out is not None:
-            write_text(out, sample.text)
-            sys.stderr.write(f"Written to {out}\n")
-        elif not as_json:
-            sys.stdout.write("\n")
-        return {"text": sample.text}
+    options = {name: value for name, value in options.items() if value is not None}
+    if predictor.preprocess.kind == "text":
+        options.pop("count")
+        return _make_text(predictor, options, out, as_json)
+    without = [name for name in options if name in FOR_TEXT and name not in ("tokens", "seed")]
+    if without:
+        sys.stderr.write(f"No effect where pictures are made: {', '.join(without)}.\n")
+    sample = predictor.generate(count=options["count"], seed=options["seed"])
     path = out if out is not None else next_free(run / "samples")
     if path.suffix.lower() != ".png":
         raise ConfigError(f"out={path} is not allowed: pictures are written as .png.")
@@ -182,6 +216,32 @@ def make(predictor: Any, run: Path, options: dict[str, Any], as_json: bool) -> d
     if not as_json:
         sys.stdout.write(f"{len(sample.images)} pictures in {path}\n")
     return {"file": str(path), "count": len(sample.images)}
+
+
+def _make_text(predictor: Any, options: dict[str, Any], out: Path | None, as_json: bool) -> dict[str, Any]:
+    """Let a model write; print one text as it comes, and several at the end, each below its number."""
+    from strata.checkpoint.files import write_text
+
+    if options.get("number", 1) == 1 and not as_json and out is None:
+        written = ""
+
+        def stream(piece: str) -> None:
+            nonlocal written
+            sys.stdout.write(piece if written else options.get("prompt", "") + piece)
+            sys.stdout.flush()
+            written += piece
+
+        options["stream"] = stream
+    sample = predictor.generate(**options)
+    texts = [sample.text] if sample.texts is None else sample.texts
+    several = "\n".join(f"--- {number}\n{text}" for number, text in enumerate(texts, 1))
+    shown = texts[0] if len(texts) == 1 else several
+    if out is not None:
+        write_text(out, shown)
+        sys.stderr.write(f"Written to {out}\n")
+    elif not as_json:
+        sys.stdout.write("\n" if "stream" in options and written else shown + "\n")
+    return {"text": texts[0]} if len(texts) == 1 else {"texts": texts}
 
 
 def next_free(folder: Path) -> Path:

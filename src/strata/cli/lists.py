@@ -154,8 +154,10 @@ def info(console: Console, answer: Answer) -> None:
     import torch
 
     from strata.device import available_memory_bytes, cpu_name, decide, versions
+    from strata.predict.packed import usual_weights
 
     setup = decide()
+    decisions = [*setup.decisions, usual_weights(setup)]
     gpus = (
         [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -171,11 +173,11 @@ def info(console: Console, answer: Answer) -> None:
     console.print(table, highlight=False)
     console.print()
     table = _table("decided", "", "because")
-    for decision in setup.decisions:
+    for decision in decisions:
         table.add_row(decision.name, decision.value, decision.reason)
     console.print(table, highlight=False)
     console.print(
         "A run may differ: recipe.json and log.txt say what it did. No convolutions: contiguous memory format."
     )
     if answer:
-        answer({"found": facts, "decided": [dataclasses.asdict(decision) for decision in setup.decisions]})
+        answer({"found": facts, "decided": [dataclasses.asdict(decision) for decision in decisions]})

@@ -123,7 +123,7 @@ def evaluate(run: RunArgument, settings: Settings = None, as_json: AsJson = Fals
     opened = api.Run(run)
     split = options.pop("split", None)
     found = opened.evaluate(split, options.pop("data", None), **options)
-    console(as_json).print(f"{found.split}: {shown(found.metrics)}", highlight=False)
+    console(as_json).print("\n".join([f"{found.split}: {shown(found.metrics)}", *found.notes]), highlight=False)
     if as_json:
         answer({"run": str(run), "metrics": {found.split: found.metrics}})
 
@@ -162,9 +162,23 @@ def generate(
     run: RunArgument,
     settings: Settings = None,
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
-    tokens: Annotated[int, typer.Option(help="How many tokens of text.", min=1)] = 300,
-    temperature: Annotated[float, typer.Option(help="0 is greedy; higher is more varied.", min=0)] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the likeliest K tokens.", min=1)] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens of text at most.", min=1)] = 300,
+    min_tokens: Annotated[int | None, typer.Option(help="How many at least.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; higher is more varied; 0.8.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the likeliest K tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Choose among the likeliest that have probability P.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="At least P times the likeliest one's probability.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: fewer tokens again.")] = None,
+    no_repeat_ngram: Annotated[int | None, typer.Option(help="No N tokens in a row twice.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Search the likeliest text with N beams.")] = None,
+    length_penalty: Annotated[float | None, typer.Option(help="Of beams: greater prefers longer texts.")] = None,
+    contrastive: Annotated[float | None, typer.Option(help="Contrastive search with this weight, such as 0.6.")] = None,
+    regex: Annotated[str | None, typer.Option(help="What is written has to match this expression.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    draft: Annotated[Path | None, typer.Option(help="A smaller run that guesses ahead.", metavar="RUN")] = None,
+    draft_tokens: Annotated[int | None, typer.Option(help="How many tokens it guesses.")] = None,
+    weights: Annotated[str | None, typer.Option(help="How weights are kept: fp32, bf16 or int8.")] = None,
+    number: Annotated[int | None, typer.Option(help="How many texts.")] = None,
     count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="The same seed makes the same thing.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File for the pictures (.png) or the text.")] = None,
@@ -177,8 +191,22 @@ def generate(
     options: dict[str, Any] = {
         "prompt": prompt,
         "tokens": tokens,
+        "min_tokens": min_tokens,
         "temperature": temperature,
         "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram": no_repeat_ngram,
+        "beams": beams,
+        "length_penalty": length_penalty,
+        "contrastive": contrastive,
+        "regex": regex,
+        "stop": stop or None,
+        "draft": draft,
+        "draft_tokens": draft_tokens,
+        "weights": weights,
+        "number": number,
         "count": count,
         "seed": seed,
         "out": out,
@@ -188,6 +216,21 @@ def generate(
     made = answers.make(predictor, run, options, as_json)
     if as_json:
         answer({"run": str(run)} | made)
+
+
+@app.command()
+def chat(run: RunArgument, settings: Settings = None) -> None:
+    """Talk with a trained run: it answers line by line. /reset begins anew, /exit leaves, Ctrl-C stops an answer.
+
+    Settings are those of generate: strata chat runs/gpt-1 temperature=0.5 tokens=100
+    """
+    from strata import api
+    from strata.cli import answers
+    from strata.cli.chat import talk
+    from strata.predict.chat import Chat
+
+    options = answers.typed(_only(split_settings(settings), *answers.FOR_TEXT))
+    talk(Chat(api.predictor(run), **options), console(not sys.stdin.isatty()))
 
 
 @app.command()

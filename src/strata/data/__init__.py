@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "TEXTUAL",
     "DataConfig",
     "Dataset",
     "Preprocess",
@@ -32,6 +33,7 @@ __all__ = [
 
 _TARGETS = {
     "DATASETS": "catalog:DATASETS",
+    "TEXTUAL": "dataset:TEXTUAL",
     "DataConfig": "dataset:DataConfig",
     "Dataset": "dataset:Dataset",
     "Preprocess": "dataset:Preprocess",

@@ -253,7 +253,8 @@ PYCODE_BYTES_AT_MOST = 6_000_000
 
 
 def _open_pycode(entry: Entry, config: DataConfig) -> Dataset:
-    from strata.data.text import from_texts, join
+    from strata.data.files import read_text
+    from strata.data.text import from_texts
 
     files = pycode_files()
     # Every twentieth file is held out, so that no module is learned from and tested on.
@@ -262,7 +263,8 @@ def _open_pycode(entry: Entry, config: DataConfig) -> Dataset:
     for k, file in enumerate(files):
         parts[held_out.get(k % 20, "train")].append(file)
     notes = [", ".join(f"{len(found)} files for {part}" for part, found in parts.items())]
-    return from_texts(entry.name, {part: join(found) for part, found in parts.items()}, config, notes=notes)
+    texts = {part: [read_text(file) for file in found] for part, found in parts.items()}
+    return from_texts(entry.name, texts, config, notes=notes)
 
 
 def pycode_files() -> list[Path]:

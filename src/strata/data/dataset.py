@@ -18,6 +18,11 @@ from torch import Tensor
 from strata.config import Fraction, NotNegative, Positive, PositiveFloat
 from strata.data.augment import AugmentConfig
 from strata.data.pictures import CropShare, Fit, Framing, Interpolation
+from strata.data.tokens import Tokens
+
+Kind = Literal["image", "pairs", "table", "text", "sentences", "tags", "text_pairs", "questions", "chat", "preferences"]
+TEXTUAL = ("text", "sentences", "tags", "text_pairs", "questions", "chat", "preferences")
+"""Kinds of data that a tokenizer reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +33,10 @@ class DataConfig:
 
     source: str = "digits"
     """A name (`strata data` lists them) or a path."""
-    kind: Literal["image", "pairs", "table", "text"] | None = None
-    """Pairs are pictures with a picture each as their target; of pictures alone, noise is to be removed."""
+    kind: Kind | None = None
+    """Pairs are pictures with a picture each as their target; of pictures alone, noise is to be removed. Text is one
+    long text or many documents; the kinds after it are records: texts with a class or a number, words with a tag each,
+    a text and what it becomes, questions on a text, conversations, answers of which one was preferred."""
     image_size: Positive | None = None
     """Height and width in pixels that pictures are brought to."""
     channels: Literal[1, 3] | None = None
@@ -55,7 +62,27 @@ class DataConfig:
     """Folder of masks, of pairs, that are black where the answer is not measured."""
     crop_size: Positive | None = None
     """Side of the parts that pairs are trained on, cut out at random; whole pictures are evaluated."""
-    tokens: Literal["character", "byte"] | None = None
+    tokens: Tokens | None = None
+    """What a text is cut into: its characters or bytes, words, or parts of words as GPT-2 (bpe), BERT (wordpiece) and
+    T5 (unigram) have them, found in the training text."""
+    vocab_size: Positive | None = None
+    """Tokens that are made of a text, where they are words or parts of words."""
+    lowercase: bool = False
+    """Take capitals for small letters."""
+    tokenizer: str | None = None
+    """A tokenizer.json, or a folder that holds one, to be used as it is in place of ``tokens``."""
+    sentinels: NotNegative = 0
+    """Special tokens that stand for spans left out of a text, <extra_id_0> and on; T5 has 100."""
+    column: str | None = None
+    """Field of a record (JSON lines, CSV, Parquet) that holds the text."""
+    separate_documents: bool = False
+    """A token of a corpus sees those of its own document only, though several share a window."""
+    max_length: Positive | None = None
+    """Tokens of a text, of records of text, that are read; the rest is cut off."""
+    stride: Positive | None = None
+    """Tokens after which the next window of a long context begins; a third of max_length where None."""
+    encoding: str = "utf-8"
+    """Of text files, as Python names it."""
     validation: str | Fraction | None = None
     """A share of the training data (0: none), or a path, or None: what the data gives, else a share that is said."""
     test: str | Fraction | None = None
@@ -157,7 +184,7 @@ class Dataset:
 
     name: str
     kind: str
-    """"image", "pairs", "table" or "text"."""
+    """One of `Kind`."""
     target_kind: str | None
     """"class", "number", "pixel_class", "pixel_number", or None where the data is its own target."""
     splits: dict[str, Split]

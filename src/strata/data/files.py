@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 
-from strata.data.preprocess import one_newline
+from strata.data.tokens import one_newline
 from strata.errors import DataError
 
 
-def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text, without a byte-order mark, its lines ending in \\n.
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return a file's text, without a byte-order mark, its lines ending in \\n; a .gz file is unpacked.
 
-    Raises DataError naming the first byte that is not UTF-8.
+    Raises DataError naming the first byte that is not of the encoding, UTF-8 if nothing else is said.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+        content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:
-        text = content.decode("utf-8")
+        text = content.decode(encoding)
+    except LookupError:
+        raise DataError(f"data.encoding={encoding} is no encoding that Python knows, such as latin-1.") from None
     except UnicodeDecodeError as error:
+        if encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
+            raise DataError(f"{path} is not {encoding} text: byte {error.start}.") from None
         looks = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "ISO-8859-1"
         raise DataError(
             f"{path} is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}. Convert it, for example: "
-            f"iconv -f {looks} -t UTF-8 {path.name} > new.txt"
+            f"iconv -f {looks} -t UTF-8 {path.name} > new.txt (or name it: data.encoding={looks})"
         ) from None
     return one_newline(text.removeprefix("\ufeff"))

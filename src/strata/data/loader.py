@@ -1,5 +1,9 @@
 """Batches as a pure function of (seed, stream, number): batch 1,000 is the same whether or not 0..999 were drawn.
 
+A split that says ``in_order_rows`` is read in its order instead, for nets that remember what came before: row r of a
+batch goes on where row r of the last one ended. Rows begin evenly spread and go round in a ring, so that in training
+each sample is seen once in an epoch here too.
+
 So the loader's place is the step number, and resuming skips nothing. Each epoch is a fresh permutation; a batch may
 reach over the end of an epoch into the next, so that every batch has the same size and every sample is seen exactly
 once in each epoch. Where classes are balanced, an epoch has as many draws, shared evenly by the classes instead, and
@@ -83,6 +87,9 @@ class Loader:
     def _read(self, number: int) -> Batch:
         place_B = torch.arange(number * self.batch_size, (number + 1) * self.batch_size)
         epoch_B = place_B // len(self.split)
+        if getattr(self.split, "in_order_rows", False):
+            index_B = in_rows(len(self.split), self.batch_size, number)
+            return self.split.gather(index_B, epoch_B) | {"sample": index_B, "epoch": epoch_B}
         within_B = place_B % len(self.split)
         orders = [
             (self._order(epoch), within_B[epoch_B == epoch]) for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1)
@@ -146,17 +153,31 @@ def balanced(members: list[Tensor], order_N: Tensor, seed: int, stream: str, epo
     return index_N, seen_N
 
 
+def in_rows(n: int, rows: int, number: int) -> Tensor:
+    """Return the samples of batch ``number``, one for each row: int64 (B,)."""
+    return (torch.arange(rows) * n // rows + number) % n
+
+
 def in_order(split: Split, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Yield every sample of a split once, in order; the last batch may be smaller. What is not in memory is read ahead.
+
+    Where ``in_order_rows`` is asked for, each row goes through a stretch of the split of its own, one sample a batch;
+    the last stretch may be shorter, and its row missing at the end.
 
     A caller that may stop before the end closes the generator, and with it what reads ahead.
     """
 
+    rows = getattr(split, "in_order_rows", False)
+    stretch = -(-len(split) // batch_size)
+
     def read(start: int) -> Batch:
-        index_B = torch.arange(start, min(start + batch_size, len(split)))
+        if rows:
+            index_B = torch.arange(start, len(split), stretch)
+        else:
+            index_B = torch.arange(start, min(start + batch_size, len(split)))
         return split.gather(index_B, torch.zeros_like(index_B)) | {"sample": index_B}
 
-    starts = range(0, len(split), batch_size)
+    starts = range(stretch) if rows else range(0, len(split), batch_size)
     for raw in map(read, starts) if getattr(split, "in_memory", True) else _ahead(read, starts):
         yield {key: value.to(device, non_blocking=True) for key, value in raw.items()}
 

@@ -7,8 +7,8 @@ B samples in a batch, C channels, S side of a picture, F features, T tokens.
 
 from __future__ import annotations
 
-import codecs
 import functools
+import importlib
 import json
 import math
 import os
@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from strata.config import Positive, from_json, to_json
-from strata.data import pictures
+from strata.data import pictures, tokens
+from strata.data.tokens import TextPreprocess as TextPreprocess
 from strata.errors import ConfigError, DataError, suggest
 
 FILE = "preprocess.json"
@@ -309,87 +310,48 @@ PLURALS = {
 }
 
 
-def one_newline(text: str) -> str:
-    """Return a text whose lines end in \\n, whatever system wrote it."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextPreprocess:
-    """Text as tokens: each of the training text's characters, or each byte of UTF-8."""
-
-    kind: ClassVar[str] = "text"
-
-    tokens: Literal["character", "byte"]
-    characters: tuple[str, ...] = ()
-    """In the order of their tokens; empty for bytes."""
-    labels: tuple[str, ...] = ()
-
-    @property
-    def vocab_size(self) -> int:
-        """How many tokens there are."""
-        return 256 if self.tokens == "byte" else len(self.characters)
-
-    def read(self, raw: Any) -> Tensor:
-        """Turn a text into tokens, int64 (T,). Raises DataError for a character that training never saw."""
-        if not isinstance(raw, str):
-            raise DataError(f"A text is a str, not {type(raw).__name__}.")
-        return torch.from_numpy(self.encode(one_newline(raw)).astype(np.int64))
-
-    def encode(self, text: str) -> np.ndarray:
-        """Turn a text into tokens of the smallest type that holds them: uint8 or int32 (T,)."""
-        if self.tokens == "byte":
-            return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-        code_T = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        token_T = self._token_of_code[np.minimum(code_T, len(self._token_of_code) - 1)]
-        if (token_T < 0).any():
-            place = int((token_T < 0).argmax())
-            raise DataError(
-                f"Character {text[place]!r} at place {place} of the text is not among the {len(self.characters)} that "
-                f"the model knows. Leave it out, or train with data.tokens=byte."
-            )
-        return token_T.astype(np.uint8 if len(self.characters) <= 256 else np.int32)
-
-    def decode(self, tokens: Any) -> str:
-        """Turn tokens into text; bytes that are no UTF-8 become U+FFFD."""
-        numbers = tokens.tolist() if isinstance(tokens, Tensor | np.ndarray) else list(tokens)
-        if self.tokens == "byte":
-            return bytes(numbers).decode("utf-8", errors="replace")
-        return "".join(self.characters[number] for number in numbers)
-
-    def decoder(self) -> Callable[[int], str]:
-        """Return a function that turns token after token into text, a character once its last byte has come."""
-        if self.tokens == "character":
-            return lambda token: self.characters[token]
-        incremental = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda token: incremental.decode(bytes([token]))
-
-    def normalize(self, input_B: Tensor) -> Tensor:
-        """Return tokens as they are."""
-        return input_B
-
-    @functools.cached_property
-    def _token_of_code(self) -> np.ndarray:
-        codes = [ord(character) for character in self.characters]
-        table = np.full(max(codes, default=0) + 2, -1, dtype=np.int32)  # the last place: any greater code
-        table[codes] = np.arange(len(codes), dtype=np.int32)
-        return table
-
-
 KINDS: dict[str, type] = {"image": ImagePreprocess, "table": TablePreprocess, "text": TextPreprocess}
+BESIDE_READER = {
+    "sentences": "strata.data.sentences:SentencePreprocess",
+    "tags": "strata.data.tags:TagPreprocess",
+    "questions": "strata.data.questions:QuestionPreprocess",
+    "text_pairs": "strata.data.text_pairs:PairPreprocess",
+}
+"""Kinds whose preprocessing stands where their data is read, imported when one is loaded."""
+
+
+def _class_of(kind: str) -> Any:
+    if kind not in BESIDE_READER:
+        return KINDS[kind]
+    module, name = BESIDE_READER[kind].split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def save(preprocess: Any, folder: Path | str) -> Path:
-    """Write ``preprocess.json`` into a folder, whole or not at all, and return its path."""
+    """Write ``preprocess.json``, of text ``tokenizer.json`` too, each whole or not at all; return the first's path."""
     path = Path(folder) / FILE
-    aside = path.with_name(f".{FILE}.{os.getpid()}.tmp")
+    values = {"kind": preprocess.kind} | to_json(preprocess)
+    text = preprocess if isinstance(preprocess, TextPreprocess) else getattr(preprocess, "text", None)
+    if isinstance(text, TextPreprocess):
+        _tokens_of(values).pop("tokenizer")
+        _write(path.with_name(tokens.FILE), text.file())
+    _write(path, json.dumps(values, indent=1) + "\n")
+    return path
+
+
+def _tokens_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a file's values that says how text becomes tokens; empty where nothing does."""
+    found = values if values.get("kind") == TextPreprocess.kind else values.get("text")
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump({"kind": preprocess.kind} | to_json(preprocess), file, indent=1)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
-    return path
 
 
 def load(folder: Path | str) -> Any:
@@ -397,8 +359,11 @@ def load(folder: Path | str) -> Any:
     path = Path(folder) / FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return from_json(KINDS[values["kind"]], values)
+        text = _tokens_of(values)
+        if text.get("tokens", "byte") not in ("character", "byte"):
+            text["tokenizer"] = tokens.read_file(path.with_name(tokens.FILE))
+        return from_json(_class_of(values["kind"]), values)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: the folder is not a model's, or is not whole.") from None
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise DataError(f"{path} is damaged: {error}.") from None

@@ -94,7 +94,7 @@ class SequenceSplit:
     ) -> None:
         self.columns, self.values, self.fillers = dict(columns), dict(values or {}), dict(fillers or {})
         self.describe = describe
-        lengths = [len(column) for column in (*self.columns.values(), *self.values.values())]
+        lengths = [len(column) for column in self.columns.values()] + [len(value) for value in self.values.values()]
         assert lengths and min(lengths) == max(lengths), "every column is of the same samples"
 
     def __len__(self) -> int:

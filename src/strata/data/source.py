@@ -8,9 +8,25 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from strata.data import arrays, catalog, images, pairs, pictures, splits, tables, text
+from strata.data import (
+    arrays,
+    catalog,
+    chat,
+    images,
+    pairs,
+    pictures,
+    preferences,
+    questions,
+    records,
+    sentences,
+    splits,
+    tables,
+    tags,
+    text,
+    text_pairs,
+)
 from strata.data.augment import without_effect
-from strata.data.dataset import DataConfig, Dataset
+from strata.data.dataset import TEXTUAL, DataConfig, Dataset
 from strata.errors import ConfigError, DataError, suggest
 
 UNDERSTOOD = (
@@ -21,7 +37,22 @@ _PICKLES = frozenset((".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt"))
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar"))
 _PROSE = frozenset((".txt", ".md", ".rst", ".py"))
 _FILES_LOOKED_AT = 20_000
-_KIND_OF = {"folder": "image", "idx": "image", "npz": "image", "pairs": "pairs", "table": "table", "text": "text"}
+_BYTES_LOOKED_AT = 100_000_000
+"""Of a file of records, whose kind is seen from its fields; a larger one needs data.kind."""
+_KIND_OF = {
+    "folder": "image",
+    "idx": "image",
+    "npz": "image",
+    "pairs": "pairs",
+    "table": "table",
+    "text": "text",
+    "sentences": "sentences",
+    "tags": "tags",
+    "questions": "questions",
+    "text_pairs": "text_pairs",
+    "chat": "chat",
+    "preferences": "preferences",
+}
 _OPENERS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
     "folder": images.open_folder,
     "idx": arrays.open_idx,
@@ -29,7 +60,24 @@ _OPENERS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
     "pairs": pairs.open_pairs,
     "table": tables.open_table,
     "text": text.open_text,
+    "sentences": sentences.open_sentences,
+    "tags": tags.open_tags,
+    "questions": questions.open_questions,
+    "text_pairs": text_pairs.open_pairs,
+    "chat": chat.open_chat,
+    "preferences": preferences.open_preferences,
 }
+_OF_RECORDS = tuple(kind for kind in TEXTUAL if kind != "text")
+"""Kinds of data that are records of text; each has an opener of its own name."""
+_FITS: dict[str, Callable[[list[records.Record]], bool]] = {
+    "text_pairs": text_pairs.are_pairs,
+    "sentences": sentences.are_sentences,
+    "tags": tags.are_tags,
+    "questions": questions.are_questions,
+    "preferences": preferences.are_preferences,
+    "chat": chat.are_conversations,
+}
+"""What tells from the first records of a file that they are of a kind; the first that fits decides."""
 _ONLY_FOR = {
     "image_size": ("image", "pairs"),
     "channels": ("image", "pairs"),
@@ -40,13 +88,22 @@ _ONLY_FOR = {
     "mean": ("image", "pairs"),
     "std": ("image", "pairs"),
     "augment": ("image", "pairs"),
-    "target": ("pairs", "table"),
+    "target": ("pairs", "table", *_OF_RECORDS),
     "region": ("pairs",),
     "crop_size": ("pairs",),
     "group": ("image", "table"),
-    "tokens": ("text",),
-    "target_kind": ("image", "pairs", "table"),
-    "labels": ("image", "table"),
+    "tokens": TEXTUAL,
+    "vocab_size": TEXTUAL,
+    "lowercase": TEXTUAL,
+    "tokenizer": TEXTUAL,
+    "sentinels": TEXTUAL,
+    "column": TEXTUAL,
+    "encoding": TEXTUAL,
+    "separate_documents": ("text", "chat"),
+    "max_length": _OF_RECORDS,
+    "stride": ("questions",),
+    "target_kind": ("image", "pairs", "table", "sentences"),
+    "labels": ("image", "table", "sentences", "tags"),
 }
 """Settings that do nothing for other kinds of data."""
 
@@ -74,7 +131,8 @@ def open_data(config: DataConfig) -> Dataset:
         for name, kinds in _ONLY_FOR.items()
         if dataset.kind not in kinds and getattr(config, name) != _DEFAULTS[name]
     ]
-    if config.labels and dataset.kind in _ONLY_FOR["labels"] and dataset.labels != config.labels:
+    numbered = config.labels == dataset.labels or (dataset.kind == "tags" and {*config.labels} & {*dataset.labels})
+    if config.labels and dataset.kind in _ONLY_FOR["labels"] and not numbered:
         idle.append("data.labels has no effect: the data has names for its classes, or no classes")
     if dataset.kind == "image":
         idle += without_effect(config.augment)
@@ -125,6 +183,14 @@ def _existing(source: str) -> Path:
 
 def _form_of(path: Path, kind: str | None) -> str:
     """Return the name of the reader for a path."""
+    if kind is None and text_pairs.are_parallel(path):
+        return "text_pairs"
+    if kind is None and tags.are_tagged_lines(path):
+        return "tags"
+    if kind is None and questions.are_squad(path):
+        return "questions"
+    if kind in _OF_RECORDS:
+        return str(kind)
     return _form_of_folder(path, kind) if path.is_dir() else _form_of_file(path, kind)
 
 
@@ -144,6 +210,8 @@ def _form_of_file(path: Path, kind: str | None) -> str:
         return "npz"
     if extension in pictures.EXTENSIONS:
         raise DataError(f"{path} is one picture. Give a folder that holds a folder of pictures for each class.")
+    if kind is None and (form := _form_of_records(path, head)) is not None:
+        return form
     if kind == "table" or (extension in tables.EXTENSIONS and kind != "text"):
         return "table"
     if ".idx" in path.name or "-idx" in path.name:
@@ -157,6 +225,37 @@ def _form_of_file(path: Path, kind: str | None) -> str:
     raise DataError(f"{path} is not understood ({extension or 'no extension'}). Understood: {UNDERSTOOD}.")
 
 
+def _form_of_records(path: Path, head: bytes) -> str | None:
+    """Return the kind of the records of text that a file holds, or None where it holds something else."""
+    extension = records.extension_of(path)
+    if extension in records.EXTENSIONS:
+        return _form_of_fields(path)
+    if path.suffix.lower() in (".gz", *pictures.EXTENSIONS) or b"\0" in head:
+        return None
+    beginning = head.decode("latin-1").rpartition("\n")[0]
+    return "sentences" if sentences.are_labelled_lines(beginning) else None
+
+
+def _form_of_parts(root: Path) -> str | None:
+    """Likewise of a folder that holds a file of records for training."""
+    files = (Path(entry.path) for entry in images.visible(root) if not entry.is_dir())
+    train = next((f for f in files if records.split_named(f.name) == "train"), None)
+    if train is None or records.extension_of(train) not in records.EXTENSIONS:
+        return None
+    return _form_of_fields(train)
+
+
+def _form_of_fields(path: Path) -> str | None:
+    """Return the kind of records by the names of their fields, and by whether one of them is prose."""
+    if path.stat().st_size > _BYTES_LOOKED_AT:
+        return None
+    try:
+        found = records.read_records(path, DataConfig(source=str(path)))["train"][:200]
+    except (DataError, KeyError):
+        return None  # the reader that is tried next says what is wrong
+    return next((kind for kind, fits in _FITS.items() if fits(found)), None)
+
+
 def _pickle_words(what: str) -> str:
     return (
         f"{what} is a pickle, and a pickle can run any code when it is read. Save the data as .npz, .csv or .parquet."
@@ -166,6 +265,8 @@ def _pickle_words(what: str) -> str:
 def _form_of_folder(path: Path, kind: str | None) -> str:
     if kind == "pairs" or (kind is None and pairs.is_paired(path)):
         return "pairs"
+    if kind is None and (form := _form_of_parts(path)) is not None:
+        return form
     top, counts = _look(path)
     if not counts:
         raise DataError(f"{path} is an empty folder. Understood: {UNDERSTOOD}.")

@@ -6,13 +6,16 @@ A new architecture costs its file and one line here; the contract tests find it 
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 from strata.errors import UnknownNameError
 from strata.registry import Registry
 
 MODELS = Registry("model")
 _FAMILY_OF_PRESET: dict[str, str] = {}
+Reading = Literal["forwards", "whole", "pairs"]
+"""How a model reads a text: a token sees those before it; it sees all others too; one text is read, another written."""
 
 
 def _add(name: str, target: str, summary: str, presets: str = "") -> None:
@@ -94,7 +97,49 @@ _add(
     "mixer_small mixer_base mixer_large mixer_small_16 mixer_small_32 mixer_base_16 mixer_base_32 mixer_large_16 "
     "mixer_large_32",
 )
-_add("gpt", "strata.models.gpt:GPT", "GPT-2, Radford et al. 2019", "gpt2 gpt2_medium gpt2_large gpt2_xl")
+_add(
+    "rnn",
+    "strata.models.rnn:RNN",
+    "Recurrent nets: Elman 1990, LSTM of Hochreiter and Schmidhuber 1997, GRU of Cho et al. 2014",
+    "elman lstm gru bilstm lstm_layer_norm awd_lstm char_lstm",
+)
+_add(
+    "textcnn",
+    "strata.models.textcnn:TextCNN",
+    "Convolutions over sentences, Kim 2014",
+    "textcnn_rand textcnn_static textcnn_non_static textcnn_multichannel",
+)
+_add(
+    "seq2seq",
+    "strata.models.seq2seq:Seq2Seq",
+    "Recurrent encoder and decoder with attention, Bahdanau et al. 2015, Luong et al. 2015",
+    "seq2seq_sutskever seq2seq_bahdanau seq2seq_luong",
+)
+_add(
+    "gpt",
+    "strata.models.gpt:GPT",
+    "GPT-2, Radford et al. 2019; the shape of Llama, Mistral and Qwen, Touvron et al. 2023",
+    "gpt2 gpt2_medium gpt2_large gpt2_xl llama_tiny llama2_7b llama3_8b llama3_2_1b smollm_135m mistral_7b "
+    "qwen2_0_5b qwen2_5_0_5b qwen2_5_7b qwen3_0_6b qwen3_8b",
+)
+_add(
+    "bert",
+    "strata.models.bert:Bert",
+    "BERT, Devlin et al. 2019; RoBERTa, DistilBERT and MiniLM",
+    "bert_tiny bert_mini bert_small bert_base bert_large roberta_base roberta_large distilbert_base minilm_l6",
+)
+_add(
+    "transformer",
+    "strata.models.transformer:Transformer",
+    "The Transformer, encoder and decoder, Vaswani et al. 2017",
+    "transformer_base transformer_big transformer_iwslt transformer_tiny",
+)
+_add(
+    "t5",
+    "strata.models.t5:T5",
+    "T5, text to text, Raffel et al. 2020; the sizes of 1.1 are Flan-T5's",
+    "t5_small t5_base t5_large t5_3b t5_11b t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_v1_1_xl t5_v1_1_xxl t5_tiny",
+)
 _add("dcgan", "strata.models.dcgan:DCGAN", "Deep convolutional GAN, Radford et al. 2016", "dcgan_lsun")
 _add("gan", "strata.models.gan:GAN", "The first GAN, of two perceptrons, Goodfellow et al. 2014")
 
@@ -117,6 +162,16 @@ def model_class(family: str) -> Any:
 def config_class(family: str) -> Any:
     """Return a family's config dataclass."""
     return model_class(family).config_class
+
+
+def reading_of(family: str) -> Reading | None:
+    """Return how a family reads texts; None where it reads none."""
+    model = model_class(family)
+    if "vocab_size" not in {field.name for field in dataclasses.fields(model.config_class)}:
+        return None
+    if getattr(model, "is_encoder_decoder", False):
+        return "pairs"
+    return "forwards" if hasattr(model, "new_cache") else "whole"
 
 
 def family_of(config: Any) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,21 @@ from strata.data.preprocess import ImagePreprocess
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
+from strata.predict.attention import AttentionMap
+from strata.predict.packed import choose_weights, packed
 from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
 from strata.tasks.classify import Classify
+from strata.tasks.decoding import Decoding
+from strata.tasks.translate import Translate
+from strata.tasks.writing import Language, Writing, write
 from strata.train.evaluate import batch_size_for, evaluate
 from strata.train.finish import save_grid
 from strata.train.recipe import Recipe
 from strata.weights import model_of, open_weights
 
+logger = logging.getLogger(__name__)
 BATCHES_AHEAD = 3
 """Of pictures that are read while the model answers."""
 
@@ -61,6 +68,7 @@ class Predictor:
         self.model: nn.Module = self.setup.place(model).eval()
         self.context = Answering(labels, self.preprocess, self.setup.device)
         self._fast: nn.Module | None = None
+        self._packed: dict[str, nn.Module] = {}
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn a raw batch into what the model's forward takes."""
@@ -74,7 +82,7 @@ class Predictor:
         there may be any number. One that cannot be read gives ``{"error": why}``, and does not end a long job.
         Raises ConfigError when the model makes things and does not answer.
         """
-        if type(self.task).answers is Task.answers:
+        if type(self.task).answers is Task.answers and type(self.task).answers_to is Task.answers_to:
             raise ConfigError("This model makes things and answers no questions. Use: strata generate RUN.")
         with contextlib.closing(self._read_ahead(iter(inputs), batch_size)) as reading:
             model = self.model
@@ -101,7 +109,7 @@ class Predictor:
 
     def _read(self, raw: Any) -> tuple[Any, Tensor | str]:
         try:
-            return raw, self.preprocess.read(raw)
+            return raw, self.task.read(raw, self.preprocess)
         except DataError as error:
             return raw, str(error)
 
@@ -119,6 +127,12 @@ class Predictor:
             if isinstance(read, Tensor):
                 groups.setdefault(tuple(read.shape), []).append(k)
         answers: dict[int, dict[str, Any]] = {}
+        readable = sorted(k for numbers in groups.values() for k in numbers)
+        if readable:
+            with self.setup.autocast():
+                of_raws = self.task.answers_to(model, [waiting[k][0] for k in readable], self.context)
+            if of_raws is not None:
+                answers, groups = dict(zip(readable, of_raws, strict=True)), {}
         for numbers in groups.values():
             input_B = torch.stack([torch.as_tensor(waiting[k][1]) for k in numbers]).to(self.setup.device)
             with self.setup.autocast():
@@ -129,15 +143,80 @@ class Predictor:
             yield named | (answers[k] if k in answers else {"error": str(read)})
 
     @torch.no_grad()
+    def attention(self, text: str) -> AttentionMap:
+        """Return where in a text the model looks while it turns it into another; ``save("map.png")`` draws it.
+
+        Raises ConfigError for a model that writes no text from a text, or looks at nothing.
+        """
+        if not isinstance(self.task, Translate):
+            raise ConfigError("This model does not turn a text into another, and so looks at none while it writes.")
+        source = self.preprocess.read(text).tolist()
+        with self.setup.autocast():
+            found = self.task.attention(self.model, source, self.context)
+        return AttentionMap(tuple(found["source"]), tuple(found["target"]), tuple(map(tuple, found["weights"])))
+
+    @torch.no_grad()
     def generate(self, **options: Any) -> Sample:
         """Let the model make something, as a function of ``seed``: see the task's `sample` for the options.
+
+        A model of texts also takes ``weights``: "fp32", "bf16" or "int8", how those of its linear layers are kept; what
+        is best here where it is left out, see `choose_weights`. Its ``draft`` may be a run, or a run's or model's path.
 
         Raises ConfigError when the model answers and makes nothing.
         """
         if not self.task.generates:
             raise ConfigError("This model answers and makes nothing. Use: strata predict RUN INPUT.")
-        with self.setup.autocast():
-            return self.task.sample(self.model, self.context, **options)
+        if not hasattr(self.model, "new_cache"):  # nothing that is made a token at a time
+            with self.setup.autocast():
+                return self.task.sample(self.model, self.context, **options)
+        model, autocast = self._for_tokens(options.pop("weights", None) or "auto")
+        if options.get("draft") is not None:
+            options["draft"] = self._draft(options["draft"])
+        with autocast:
+            return self.task.sample(model, self.context, **options)
+
+    @torch.no_grad()
+    def write(
+        self,
+        prompt: Sequence[int],
+        settings: Decoding,
+        language: Language,
+        *,
+        stream: Callable[[str], None] | None = None,
+        weights: str | None = None,
+        draft: Run | Path | str | None = None,
+    ) -> Writing:
+        """Continue the tokens of one prompt. The arguments are those of `strata.tasks.writing.write` and `generate`."""
+        model, autocast = self._for_tokens(weights or "auto")
+        guesses = None if draft is None else self._draft(draft)
+        with autocast:
+            found = write(model, [prompt], settings, language, device=self.setup.device, draft=guesses, stream=stream)
+        return found[0][0]
+
+    def _draft(self, draft: Run | Path | str) -> nn.Module:
+        """Return the model of a run or path that guesses ahead. Raises ConfigError where its tokens are others."""
+        if not isinstance(draft, Run):
+            path = Path(draft).expanduser()
+            other = Predictor(path) if (path / "config.json").is_file() else Run(path).predictor()
+        else:
+            other = draft.predictor()
+        if other.preprocess != self.preprocess:
+            raise ConfigError(
+                f"The draft {draft} was trained with other tokens, so that its guesses mean something else."
+            )
+        return other._for_tokens("auto")[0]
+
+    def _for_tokens(self, weights: str) -> tuple[nn.Module, contextlib.AbstractContextManager[Any]]:
+        """Return the model with its weights kept as is best, and the context in which it runs."""
+        decision = choose_weights(weights, self.model, self.setup)
+        logger.info("%s: %s (%s)", *dataclasses.astuple(decision))
+        if decision.value == "fp32":
+            return self.model, self.setup.autocast() if weights == "auto" else contextlib.nullcontext()
+        if decision.value not in self._packed:
+            self._packed = {decision.value: packed(self.model, decision.value, self.setup)}
+        on_cpu = self.setup.device.type == "cpu"
+        bf16 = contextlib.nullcontext() if on_cpu else torch.autocast(self.setup.device.type, dtype=torch.bfloat16)
+        return self._packed[decision.value], bf16
 
 
 def _read_ours(folder: Path, config: dict[str, Any]) -> tuple[Task, nn.Module, Any, tuple[str, ...]]:
@@ -222,10 +301,20 @@ class Run:
             raise DataError(answer["error"])
         return answer
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Any:
-        """Return what the model makes: a text, or pictures as uint8 (N, C, H, W)."""
+    def generate(self, prompt: str | list[str] | None = None, **options: Any) -> Any:
+        """Return what the model makes: a text, or pictures as uint8 (N, C, H, W).
+
+        A list of prompts gives a list of texts, and ``number=N`` a list of N texts of each prompt. See
+        `strata.tasks.decoding.Decoding` for how a text is written.
+        """
         sample = self.predictor().generate(prompt=prompt, **options)
-        return sample.text if sample.images is None else sample.images
+        if sample.images is not None:
+            return sample.images
+        return sample.text if sample.texts is None else sample.texts
+
+    def attention(self, text: str) -> AttentionMap:
+        """Return where in a text the model looks while it turns it into another: see `Predictor.attention`."""
+        return self.predictor().attention(text)
 
     def evaluate(self, split: str | None = None, data: str | None = None, **options: Any) -> Evaluation:
         """Measure the trained model on a split of its data, or on other data of the same kind.
@@ -243,6 +332,11 @@ class Run:
                 raise ConfigError(f"split={split} has no meaning with data=PATH, which is measured as test data.")
             config = dataclasses.replace(config, test=str(Path(data).resolve()))
             split = "test"
+        text = getattr(predictor.preprocess, "text", predictor.preprocess)
+        if getattr(text, "tokenizer", ""):  # as it was learned: trained again it would be the same, and take its time
+            config = dataclasses.replace(
+                config, tokenizer=str(self._folder.model), tokens=None, vocab_size=None, lowercase=False
+            )
         dataset = open_data(config)
         self._check_same(dataset, predictor, whole=data is None)
         chosen = split or ("test" if "test" in dataset.splits else "validation")
@@ -251,9 +345,15 @@ class Run:
         windows = predictor.task.split(dataset, chosen, recipe.model, training=False)
         batch_size = batch_size_for(recipe.train.batch_size)
         found = evaluate(
-            predictor.task, predictor.model, windows, predictor.setup, predictor.prepare, batch_size=batch_size
+            predictor.task,
+            predictor.model,
+            windows,
+            predictor.setup,
+            predictor.prepare,
+            predictor.context,
+            batch_size=batch_size,
         )
-        return dataclasses.replace(found, split=chosen)
+        return dataclasses.replace(found, split=chosen, notes=tuple(predictor.task.signatures(dataset, chosen)))
 
     def _check_same(self, dataset: Dataset, predictor: Predictor, *, whole: bool) -> None:
         """Refuse data in which a number means another class or character than the model learned."""

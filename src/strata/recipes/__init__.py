@@ -35,16 +35,48 @@ _add("tables", "diabetes", "Progression of diabetes: a number")
 _add("text", "gpt", "A small GPT on your text, or on Python's standard library: data=TEXT")
 _add("text", "gpt-shakespeare-cpu", "nanoGPT's CPU shape on tiny Shakespeare: data=PATH")
 _add("text", "gpt-shakespeare", "nanoGPT's six-layer shape on tiny Shakespeare: data=PATH")
+_add("text", "char-lstm", "A character LSTM on tiny Shakespeare, read in its order: data=PATH")
+_add("pretraining", "bert", "A small BERT on your text, by hidden words, to begin from: data=TEXT")
+_add("pretraining", "t5", "A small T5 on your text, by spans left out, to begin from: data=TEXT")
+_add("pretraining", "finetune-sentences", "Texts with a class each from weights trained before: data=FILE weights=RUN")
+_add("translation", "translate", "A Transformer on texts and their translations: data=FOLDER, FILE.jsonl or FILE.csv")
+_add("translation", "multi30k", "English to German, captions of pictures, by a small Transformer: data=./multi30k")
+_add("translation", "multi30k-attention", "The same by recurrent nets with attention (Bahdanau et al. 2015)")
+_add("translation", "multi30k-lstm", "The same by LSTMs without attention (Sutskever et al. 2014)")
+_add("translation", "summarise", "A Transformer on texts and their summaries, scored by ROUGE: data=FILE.jsonl")
+_add("translation", "scitldr", "One sentence from a paper's abstract: data=./scitldr")
+_add("sentences", "sentences", "Texts with a class each, by convolutions over words: data=FILE")
+_add("sentences", "trec", "Six kinds of questions: data=./sent_conv/TREC.train.all")
+_add("sentences", "sst2", "Sentiment of film reviews: data=./sent_conv/stsa.binary.train")
+_add("sentences", "clinc150", "150 intents, and what is none of them: data=./clinc150/data_full.json")
+_add("reading", "tags", "Entities or parts of speech, by a recurrent net: data=FOLDER, FILE.conll or FILE.jsonl")
+_add("reading", "wnut17", "New and rare entities in noisy text: data=./wnut17")
+_add("reading", "questions", "Answers to questions as parts of a text: data=FILE.json (SQuAD's form) or FILE.jsonl")
+_add("reading", "jaquad", "Questions on Japanese Wikipedia, by a small BERT from scratch: data=./jaquad")
+_add("alignment", "chat", "The answers of an assistant, from weights or from nothing: data=FILE.jsonl weights=PATH")
+_add("alignment", "dpo", "Answers that people prefer to others, by DPO: data=FILE.jsonl weights=PATH")
+_add("alignment", "embed", "One vector a text, from pairs that mean the same: data=FOLDER or FILE.jsonl")
 _add("pixels", "unet", "U-Net: masks or pictures from pictures, or noise removed from them: data=FOLDER")
 _add("pixels", "drive", "Vessels in pictures of the retina, by a U-Net: data=./drive")
 _add("generative", "dcgan", "DCGAN on Fashion-MNIST, or on your pictures: data=FOLDER")
 _add("generative", "gan", "The 2014 GAN of two perceptrons, on MNIST")
 
-FOR_KIND = {"image": "resnet", "pairs": "unet", "table": "mlp", "text": "gpt"}
+FOR_KIND = {
+    "image": "resnet",
+    "pairs": "unet",
+    "table": "mlp",
+    "text": "gpt",
+    "sentences": "sentences",
+    "tags": "tags",
+    "questions": "questions",
+    "text_pairs": "translate",
+    "chat": "chat",
+    "preferences": "dpo",
+}
 """The recipe that `strata train PATH` picks for what lies at PATH."""
 
 
-FOR_KIND_FROM_WEIGHTS = {"image": "finetune"}
+FOR_KIND_FROM_WEIGHTS = {"image": "finetune", "sentences": "finetune-sentences"}
 """Likewise where `weights=` says what to begin from."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from strata.data.dataset import DataConfig
 from strata.models.gpt import GPTConfig
+from strata.models.rnn import RNNConfig
 from strata.tasks.next_token import NextToken
 from strata.train.recipe import Recipe, Reference, TrainConfig
 
@@ -83,4 +84,30 @@ def gpt_shakespeare() -> Recipe:
             early_stopping=8,
         ),
         reference=Reference(metric="loss", split="validation", published=1.4697, source=_NANOGPT),
+    )
+
+
+def char_lstm() -> Recipe:
+    """A character LSTM in the shape of Karpathy 2015: two layers of 512.
+
+    The text is read in its order and the state carried on, so that the net remembers further than its gradients reach.
+    """
+    return Recipe(
+        recipe="char-lstm",
+        summary="Two LSTM layers, 512 wide, on tiny Shakespeare's characters",
+        model=RNNConfig(width=512, embedding_width=128, context=64, dropout=0.3),
+        data=DataConfig(source="tinyshakespeare", tokens="character", validation=0.1, test=0.0),
+        task=NextToken(),
+        train=TrainConfig(
+            steps=2000,
+            batch_size=32,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.01,
+            betas=(0.9, 0.99),
+            schedule="cosine",
+            final=0.05,
+            warmup=100,
+            clip=1.0,
+        ),
     )

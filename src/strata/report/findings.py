@@ -13,6 +13,7 @@ _PAIRS_AT_MOST = 8
 _CLASSES_UNFOLDED = 20
 _LETTERS_AT_MOST = 6000
 _COLUMNS_AT_MOST = 6
+_MAPS_AT_MOST = 3
 
 
 def samples(history: History) -> Record | None:
@@ -63,6 +64,31 @@ def examples(history: History) -> Record | None:
         "picture": picture,
         "caption": f"The first {counted(int(finite(told.get('count')) or 0), 'picture')} of the {split} split, not "
         "picked by hand: what the model saw, what it made of it, and what was wanted.",
+    }
+
+
+def texts(history: History) -> Record | None:
+    """Return texts of held-out data with what the model made of them, and pictures of where it looked."""
+    told = [example for example in as_list(history.end.get("texts")) if isinstance(example, dict)]
+    if not told:
+        return None
+    rows: list[Record] = []
+    maps: list[Record] = []
+    for example in told:
+        written = str(example.get("written", ""))
+        wanted = [str(text) for text in as_list(example.get("references"))]
+        rows.append({"source": str(example.get("source", "")), "written": written, "references": wanted})
+        seen = as_dict(example.get("attention"))
+        source, target = ([str(token) for token in as_list(seen.get(side))] for side in ("source", "target"))
+        weights = as_list(seen.get("weights"))
+        if source and len(weights) == len(target) and all(len(as_list(row)) == len(source) for row in weights):
+            svg = pictures.attention(source, target, weights, name=f"looked-{len(maps)}", label=f"For: {written}")
+            maps.append({"svg": svg, "written": written})
+    split = "test" if "test" in history.results else "validation"
+    return {
+        "rows": rows,
+        "maps": maps[:_MAPS_AT_MOST],
+        "caption": f"The first {counted(len(rows), 'text')} of the {split} split, not picked by hand.",
     }
 
 

@@ -118,6 +118,7 @@ def _sentence(history: History, results: dict[str, Record], main: str | None) ->
         "regress": f"to predict “{target}”" if target else "to predict a number",
         "next_token": f"to continue text, {history.token_word} by {history.token_word}",
         "image_to_image": "to make pictures of pictures",
+        "translate": "to turn texts into others",
         "adversarial": f"to make pictures like those of {history.data_name}",
     }.get(kind, "its task")
     size = f", a network of {millions(model.get('parameters'))} parameters," if finite(model.get("parameters")) else ""

@@ -393,6 +393,21 @@ def _draw_cell(axes: Axes, rectangle: Any, row: int, column: int, value: int, sh
     )
 
 
+def attention(source: Sequence[str], target: Sequence[str], weights: Any, *, name: str, label: str) -> str:
+    """Draw where in a source a model looked, a row for each token that it wrote."""
+    import matplotlib
+
+    from strata.predict.attention import draw, layout
+
+    stand_ins = [f"NAME{place:04d}" for place in range(len(source) + len(target))]
+    width, height, box = layout(source, target)
+    with matplotlib.rc_context(_RC):
+        figure = _figure(width, height)
+        axes = figure.add_axes(box, facecolor="none")
+        draw(axes, stand_ins[: len(source)], stand_ins[len(source) :], weights, ink=_INK, rule=_RULE)
+        return _svg(figure, name, label, dict(zip(stand_ins, [*source, *target], strict=True)))
+
+
 def _letters(text: str) -> float:
     """Return the width of a text in letters; those of East Asia are twice as wide."""
     import unicodedata

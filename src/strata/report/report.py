@@ -15,7 +15,7 @@ from typing import Any
 from strata.checkpoint.files import write_text
 from strata.report import detection
 from strata.report.curves import curves
-from strata.report.findings import confusion, examples, mistakes, samples
+from strata.report.findings import confusion, examples, mistakes, samples, texts
 from strata.report.headline import headline
 from strata.report.history import History, Record, as_dict, as_list, inside, read_history
 from strata.report.words import DASH, count, counted, duration, finite, median, millions, number, percent
@@ -49,6 +49,7 @@ def render(history: History) -> str:
         headline=headline(history),
         samples=samples(history),
         examples=examples(history),
+        texts=texts(history),
         curves=curves(history),
         confusion=confusion(history),
         mistakes=mistakes(history),

@@ -18,14 +18,20 @@ from torch import Tensor, nn
 
 from strata import rng
 from strata.data.dataset import Dataset, Split
+from strata.data.sequences import PAD_TO
 from strata.errors import ConfigError
 from strata.losses import LossSum
-from strata.models import MODELS, config_class, family_of
+from strata.models import MODELS, Reading, family_of, model_class, preset, reading_of
 
 Sums = dict[str, Tensor]
 """Metric sums by name: scalars or small tensors that add up over batches."""
 NUMBERS_KEPT = 20_000_000
 """Numbers that an evaluation keeps for one name of `Measure.per_sample`; where there would be more it keeps none."""
+_READS: Mapping[Reading, str] = {
+    "forwards": "reads a text from left to right",
+    "whole": "looks at all of a text at once",
+    "pairs": "reads one text and writes another",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +64,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one batch, each a function of (seed, step, sample)."""
+    """The random numbers of one batch, each a function of (seed, step, sample); and what batches hand on."""
 
     seed: int
     step: int
     sample_B: Tensor
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    """What the last batch left for this one, and this one leaves for the next: a part of the run's state. Rows may be
+    fewer in the last batches of an evaluation, never in training."""
 
     def normal(self, stream: str, n: int) -> Tensor:
         """Return standard normal numbers, float32 (B, n)."""
@@ -110,14 +119,18 @@ class Evaluation:
     per_sample: dict[str, Tensor] = field(default_factory=dict)
     split: str = ""
     """Which it was, where it was chosen for the caller."""
+    notes: tuple[str, ...] = ()
+    """What another needs to know to get the same numbers; see `Task.signatures`."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Something a generative model made: pictures uint8 (N, C, H, W) or a text."""
+    """Something a generative model made: pictures uint8 (N, C, H, W), a text, or several."""
 
     images: Tensor | None = None
     text: str | None = None
+    texts: list[str] | None = None
+    """Where several were asked for: by prompt, and for each prompt the best or first one first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +144,8 @@ class Task:
     """The loss knows samples that are mixed of two, ``target_b`` and ``weight``: mixup and cutmix are allowed."""
     model_fields: ClassVar[tuple[str, ...]] = ("num_classes",)
     """Fields of its config that tell a model which can serve this task from others."""
+    reading: ClassVar[Reading | None] = None
+    """How a model has to read texts to serve it; None where any way will do."""
 
     @property
     def main_metric(self) -> str | None:
@@ -156,22 +171,32 @@ class Task:
     def check_model(self, config: Any, dataset: Dataset) -> None:
         """Raise ConfigError for a model that cannot serve this task, or cannot take this kind of data."""
 
-        def serves(config: Any) -> bool:
+        def has_fields(config: Any) -> bool:
             return {field.name for field in dataclasses.fields(config)}.issuperset(self.model_fields)
+
+        def reads(config: Any) -> bool:
+            return self.reading is None or reading_of(str(family_of(config))) == self.reading
+
+        def serves(config: Any) -> bool:
+            return has_fields(config) and reads(config)
 
         def takes(config: Any) -> bool:
             inputs = dataset.sizes.keys() - {"num_classes"}
             return bool(inputs & {field.name for field in dataclasses.fields(config)})
 
         if serves(config) and takes(config):
+            check_room(config, dataset)
             return
         problem = f"take data of kind {dataset.kind!r}" if serves(config) else f"do task {self.kind!r}"
-        fit = [name for name in MODELS if serves(config_class(name)) and takes(config_class(name))]
+        own = reading_of(str(family_of(config)))
+        if self.reading is not None and own not in (None, self.reading):
+            problem += f": it {_READS[own]}, and the task needs one that {_READS[self.reading]}"
+        fit = [name for name in MODELS if serves(preset(name)) and takes(preset(name))]
         use = f"Models that can: {', '.join(fit)}." if fit else "None can do this task on that data."
         raise ConfigError(f"Model {family_of(config)!r} cannot {problem}. {use}")
 
-    def sizes(self, dataset: Dataset) -> dict[str, int]:
-        """Return what the model's config takes from the data, by field name."""
+    def sizes(self, dataset: Dataset) -> dict[str, Any]:
+        """Return what the model's config takes from the data, by field name, and the head that this task needs."""
         return dataset.sizes
 
     def split(self, dataset: Dataset, name: str, model_config: Any, *, training: bool) -> Split:
@@ -194,6 +219,13 @@ class Task:
         """Return what a batch adds to the metrics; the model is in eval mode, gradients are off."""
         raise NotImplementedError
 
+    def written(self, model: nn.Module, batch: Mapping[str, Tensor], context: Answering) -> Measure:
+        """Return what a batch adds to the metrics once the model has written its answers out, as in real use.
+
+        For tasks whose answers are texts; most have none, and the metrics are all in `measure`.
+        """
+        return Measure({})
+
     def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
         """Turn the sums over a whole split into metrics.
 
@@ -213,9 +245,30 @@ class Task:
         """Turn an evaluation's sums and samples into what a report shows."""
         return Findings()
 
+    def signatures(self, dataset: Dataset, split: str) -> list[str]:
+        """Return what another needs to know to get the same numbers of a split; empty where they need no words."""
+        return []
+
+    def examples(self, model: nn.Module, dataset: Dataset, split: str, context: Answering) -> list[dict[str, Any]]:
+        """Return texts of a split with what the model made of them, for the report: "source", "references", "written",
+        and "attention" where there is one; none where a task has none to show."""
+        return []
+
+    def read(self, raw: Any, preprocess: Any) -> Tensor:
+        """Turn one raw input into one sample of what `answers` takes. Raises DataError for what cannot be read."""
+        found: Tensor = preprocess.read(raw)
+        return found
+
     def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
         """Turn a batch of normalised input into one answer each."""
         raise NotImplementedError
+
+    def answers_to(self, model: nn.Module, raws: Sequence[Any], context: Answering) -> list[dict[str, Any]] | None:
+        """Answer raw inputs, each of which was read once, where an answer is a place in what was given.
+
+        None: `answers` does, and needs no more than the input as the model sees it.
+        """
+        return None
 
     def sample(self, model: nn.Module, context: Answering, **options: Any) -> Sample:
         """Let a generative model make something, as a function of ``options["seed"]``."""
@@ -229,6 +282,30 @@ class Answering:
     labels: tuple[str, ...]
     preprocess: Any
     device: torch.device
+
+
+def check_room(config: Any, dataset: Dataset) -> None:
+    """Raise ConfigError where texts are longer than a model can read; those of running text are made to fit."""
+    context, longest = getattr(config, "context", None), dataset.details.get("longest")
+    if context is None or longest is None or getattr(model_class(str(family_of(config))), "carries_state", False):
+        return  # a recurrent net's context is that of its training as a language model, and no limit
+    needed = -(-longest // PAD_TO) * PAD_TO
+    if needed > context:
+        raise ConfigError(
+            f"The longest text has {longest} tokens, more than go into model.context={context} with padding. "
+            f"Set model.context={needed}, or cut texts: data.max_length={context // PAD_TO * PAD_TO}."
+        )
+
+
+def parts_below_head(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that a model's `features` goes through, the blocks of a list one by one: what compiles."""
+    parts = [part for name, part in model.named_children() if name != "head"]
+    return [inner for part in parts for inner in (part if isinstance(part, nn.ModuleList) else (part,))]
+
+
+def mask_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a model of texts is told beside the tokens: where there are some. Other models are told nothing."""
+    return {"mask_BT": batch["mask"]} if "mask" in batch else {}
 
 
 def sums_of(**values: Any) -> Sums:

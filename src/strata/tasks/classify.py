@@ -25,7 +25,7 @@ from strata.config import Fraction, NotNegative, NotNegativeFloat, PositiveFloat
 from strata.data.dataset import Dataset
 from strata.errors import ConfigError, DataError, suggest
 from strata.losses import LossParts, LossSum
-from strata.tasks.base import NUMBERS_KEPT, Answering, Draw, Evaluation, Findings, Measure, Sums, Task, sums_of
+from strata.tasks.base import NUMBERS_KEPT, Answering, Draw, Evaluation, Findings, Measure, Sums, Task, mask_of, sums_of
 from strata.tasks.regress import Regress
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ UNREMARKABLE = frozenset(
     ("negative", "neg", "normal", "benign", "healthy", "control", "absent", "no", "none", "false", "0")
 )
 """Names of classes that tell which of two is the one to be found."""
+OUT_OF_SCOPE = frozenset(("oos", "out of scope", "out-of-scope", "out_of_scope"))
+"""Names of the class of what belongs to no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +69,16 @@ class Classify(Task):
     specificity: Fraction | None = None
     """Share of the other samples that must be left alone: the sensitivity at it is measured, and the threshold that
     keeps it on validation data is saved with the model."""
+    out_of_scope: str | None = None
+    """The class of what belongs to no other; one that is called so is taken if None, and which is said."""
     calibrate: bool = False
     """Fit a temperature to validation data after training, so that probabilities are true (Guo et al. 2017)."""
     flip_test: bool = False
     """Outside training, answer with the mean of the scores of a picture and of its mirror image."""
     positive_class: NotNegative | None = None
     """Number of the class that is to be found; filled in from the data."""
+    out_of_scope_class: NotNegative | None = None
+    """Number of the class of what belongs to no other; filled in from the data."""
     temperature: PositiveFloat = 1.0
     """What scores are divided by to become probabilities; filled in by `calibrate`."""
     threshold: NotNegativeFloat | None = None
@@ -118,7 +124,8 @@ class Classify(Task):
             raise ConfigError(f"task.class_weights has {len(weights)} weights for {count} classes.")
         if weights is not None and not any(weights):
             raise ConfigError("task.class_weights are all 0: nothing would be learned.")
-        return dataclasses.replace(self, class_weights=weights, positive_class=positive)
+        outside = self._outside(dataset.labels)
+        return dataclasses.replace(self, class_weights=weights, positive_class=positive, out_of_scope_class=outside)
 
     def _check_measures(self, dataset: Dataset) -> None:
         """Raise ConfigError for a setting that this data, or the loss, leaves without what it needs."""
@@ -161,9 +168,22 @@ class Classify(Task):
         told |= {name: 1 - k for k, name in enumerate(names) if name in UNREMARKABLE}
         return told.popitem()[1] if len(set(told.values())) == 1 else 1
 
+    def _outside(self, labels: Sequence[str]) -> int | None:
+        names = [label.strip().lower() for label in labels]
+        if self.out_of_scope is None:
+            return next((k for k, name in enumerate(names) if name in OUT_OF_SCOPE and len(names) > 2), None)
+        if self.out_of_scope.strip().lower() not in names:
+            raise ConfigError(
+                f"task.out_of_scope={self.out_of_scope} is no class of this data.{suggest(self.out_of_scope, labels)}"
+            )
+        return names.index(self.out_of_scope.strip().lower())
+
     def notes(self, dataset: Dataset) -> list[str]:
         """Return which class is to be found, and what is not measured."""
         said = []
+        if self.out_of_scope_class is not None and self.out_of_scope is None:
+            outside = dataset.labels[self.out_of_scope_class]
+            said.append(f"class {outside!r} is of what belongs to no other (task.out_of_scope chooses)")
         if self.positive_class is not None and self.positive is None:
             said.append(f"the class to be found is {dataset.labels[self.positive_class]!r} (task.positive chooses)")
         left_out = [name for name in dataset.splits if name != "train" and self._is_too_much(dataset, name)]
@@ -173,17 +193,17 @@ class Classify(Task):
             )
         return said
 
-    def sizes(self, dataset: Dataset) -> dict[str, int]:
+    def sizes(self, dataset: Dataset) -> dict[str, Any]:
         """Return the data's sizes, with a single output where the loss wants one."""
         single = len(dataset.labels) == 2 and self.loss != "cross_entropy"
-        return dataset.sizes | {"num_classes": 1 if single else len(dataset.labels)}
+        return dataset.sizes | {"num_classes": 1 if single else len(dataset.labels), "head": "class"}
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
         """Return the loss; of mixed samples, the mixture of both targets' losses.
 
         A model may give a tuple in training: its scores, and those of heads that only help it to learn.
         """
-        scores = model(batch["input"])
+        scores = model(batch["input"], **mask_of(batch))
         heads: Sequence[Tensor] = scores if isinstance(scores, tuple) else (scores,)
         parts = self._of_heads(heads, batch["target"])
         if "target_b" in batch:
@@ -231,16 +251,16 @@ class Classify(Task):
     def _trains_probabilities(self) -> bool:
         return self.loss in ("cross_entropy", "binary_cross_entropy")
 
-    def _scores(self, model: nn.Module, input_B: Tensor) -> Tensor:
+    def _scores(self, model: nn.Module, input_B: Tensor, **mask: Tensor) -> Tensor:
         """Return what a model in eval mode says of samples, before it becomes probabilities."""
-        scores_BK: Tensor = model(input_B).float()
+        scores_BK: Tensor = model(input_B, **mask).float()
         if self.flip_test and input_B.ndim == 4:  # not of features that were computed beforehand
             scores_BK = (scores_BK + model(input_B.flip(-1)).float()) / 2
         return scores_BK
 
     def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:
         """Return the loss, confusion counts, bins of confidence and, of more than ten classes, the top-5 hits."""
-        scores_BK, target_B = self._scores(model, batch["input"]), batch["target"]
+        scores_BK, target_B = self._scores(model, batch["input"], **mask_of(batch)), batch["target"]
         loss = self._parts(scores_BK / self.temperature, target_B).sum()
         probability_BK = self.probabilities(scores_BK)
         classes = probability_BK.shape[1]
@@ -264,10 +284,22 @@ class Classify(Task):
         )
         if "scores" in per_sample:
             found |= self._ranking_metrics(per_sample)
+        if self.out_of_scope_class is not None:
+            found |= self._scope_metrics(sums["confusion"])
         if "calibration" in sums:
             found["ece"] = metrics.expected_calibration_error(sums["calibration"])
         count = float(sums["count"])  # of weights: 0 where only classes of no weight occur
         return found | {"loss": float(sums["loss"]) / count if count else math.nan}
+
+    def _scope_metrics(self, confusion_KK: Tensor) -> dict[str, float]:
+        """Return accuracy on what is in scope, and the share of the rest that is known as such (Larson et al. 2019)."""
+        hits_K, support_K, outside = confusion_KK.diagonal(), confusion_KK.sum(1), self.out_of_scope_class
+        assert outside is not None
+        inside, of_outside = int(support_K.sum() - support_K[outside]), int(support_K[outside])
+        return _known(
+            in_scope_accuracy=int(hits_K.sum() - hits_K[outside]) / inside if inside else None,
+            out_of_scope_recall=int(hits_K[outside]) / of_outside if of_outside else None,
+        )
 
     def _ranking_metrics(self, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
         probability_NK, true_N = self.probabilities(per_sample["scores"].double()), per_sample["true"]
@@ -397,6 +429,9 @@ class Classify(Task):
             }
             for classes, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
+        if self.out_of_scope_class is not None:
+            for answer, chance in zip(found, probability_BK[:, self.out_of_scope_class].tolist(), strict=True):
+                answer["out_of_scope"] = chance
         if self.threshold is not None and self.positive_class is not None:
             for answer, chance in zip(found, probability_BK[:, self.positive_class].tolist(), strict=True):
                 answer["positive"] = {

@@ -5,19 +5,71 @@ B windows in a batch, T tokens in a window.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from strata import losses, metrics, rng
+from strata import losses, metrics
 from strata.data.dataset import Dataset, Split
-from strata.errors import ConfigError, DataError
+from strata.errors import DataError
 from strata.losses import LossSum
-from strata.tasks.base import Answering, Draw, Measure, Sample, Sums, Task, sums_of
+from strata.models import Reading, family_of, model_class
+from strata.tasks.base import Answering, Draw, Measure, Sample, Sums, Task, parts_below_head, sums_of
+from strata.tasks.decoding import Decoding
+from strata.tasks.writing import Language, write
+
+logger = logging.getLogger(__name__)
+BIG_VOCABULARY = 4096
+"""From this on the loss is calculated some tokens at a time: it is then as fast as from all logits at once, which are
+the largest tensor of the whole step."""
+
+
+def big_head(model: nn.Module) -> nn.Linear | None:
+    """Return the output layer of a language model if its logits are too many to be calculated at once."""
+    head = getattr(model, "head", None)
+    is_big = type(head) is nn.Linear and head.out_features >= BIG_VOCABULARY and hasattr(model, "features")
+    return head if is_big else None
+
+
+@contextlib.contextmanager
+def _beside(model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Iterator[dict[str, Any]]:
+    """Give what a model is told beside the tokens: of which document each is, where documents are told apart.
+
+    A model that carries its state is given that too, as the last batch left it, and leaves it for the next.
+    """
+    told: dict[str, Any] = {"document_BT": batch["document"]} if "document" in batch else {}
+    if "begins" not in batch:
+        yield told
+        return
+    cache: Any = model.new_cache(len(batch["begins"]))  # type: ignore[operator]
+    cache.take_up(draw.carried, batch["begins"])
+    yield told | {"cache": cache}
+    draw.carried.update(cache.carried())
+
+
+def measured(hidden_BTD: Tensor, head: nn.Module, target_BT: Tensor, vocab_size: int) -> Sums:
+    """Return the summed loss, the hits and the number of targets, some logits at a time; -100 is no target."""
+    hidden_ND, target_N = hidden_BTD.flatten(0, -2), target_BT.flatten()
+    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    count, right = target_N.new_zeros(()), target_N.new_zeros(())
+    chunks = losses.token_chunks(len(target_N), vocab_size)
+    for begin in chunks:
+        part = slice(begin, begin + chunks.step)
+        logits_NV = head(hidden_ND[part])
+        loss = losses.cross_entropy(logits_NV, target_N[part])
+        total, count = total + loss.total, count + loss.count
+        right = right + (logits_NV.argmax(-1) == target_N[part]).sum()
+    return sums_of(loss=total, n=count, hits=right)
+
+
+def _characters(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return how many characters the targets stand for, where that is known."""
+    return {"characters": batch["characters"].double().sum()} if "characters" in batch else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +81,7 @@ class NextToken(Task):
     higher_is_better: ClassVar[bool] = False
     generates: ClassVar[bool] = True
     model_fields: ClassVar[tuple[str, ...]] = ("vocab_size", "context")
+    reading: ClassVar[Reading | None] = "forwards"
 
     def resolve(self, dataset: Dataset) -> NextToken:
         """Check that the data is text."""
@@ -36,29 +89,66 @@ class NextToken(Task):
             raise DataError(f"Data {dataset.name!r} is of kind {dataset.kind!r}; this recipe learns from text.")
         return self
 
+    def sizes(self, dataset: Dataset) -> dict[str, Any]:
+        """Return the data's sizes, and the head that gives each token's successor."""
+        return dataset.sizes | {"head": "token"}
+
     def split(self, dataset: Dataset, name: str, model_config: Any, *, training: bool) -> Split:
-        """Return windows of the model's context, whose grid moves each epoch in training."""
+        """Return windows of the model's context, whose grid moves each epoch in training.
+
+        A model that carries its state reads them in the order of the text instead.
+        """
         split: Any = dataset.splits[name]
+        if getattr(model_class(str(family_of(model_config))), "carries_state", False):
+            return split.stream(model_config.context)
         return split.windows(model_config.context, shift=training)
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
         """Return the cross-entropy summed over all tokens, in nats."""
-        return losses.cross_entropy(model(batch["input"]), batch["target"])
+        head = big_head(model)
+        if head is None:
+            with _beside(model, batch, draw) as told:
+                logits_BTV = model(batch["input"], **told)
+            return losses.cross_entropy(logits_BTV, batch["target"])
+        with _beside(model, batch, draw) as told:
+            hidden_BTD = model.features(batch["input"], **told)  # type: ignore[operator]
+        return losses.linear_cross_entropy(hidden_BTD, head.weight, batch["target"], bias_V=head.bias)
 
     def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:
         """Return the summed loss, the hits and the number of tokens."""
-        logits_BTV = model(batch["input"])
-        loss = losses.cross_entropy(logits_BTV, batch["target"])
-        hits = (logits_BTV.argmax(-1) == batch["target"]).sum()
-        return Measure(sums_of(loss=loss.total, n=loss.count, hits=hits))
+        head = big_head(model)
+        if head is None:
+            with _beside(model, batch, draw) as told:
+                logits_BTV = model(batch["input"], **told)
+            loss = losses.cross_entropy(logits_BTV, batch["target"])
+            hits = (logits_BTV.argmax(-1) == batch["target"]).sum()
+            return Measure(sums_of(loss=loss.total, n=loss.count, hits=hits, **_characters(batch)))
+        with _beside(model, batch, draw) as told:
+            hidden_BTD = model.features(batch["input"], **told)  # type: ignore[operator]
+        sums = measured(hidden_BTD, head, batch["target"], head.out_features)
+        return Measure(sums | sums_of(**_characters(batch)))
+
+    def compiled_parts(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Return what the loss calls: the model, or its parts where the logits are not calculated at once.
+
+        Nothing of a recurrent net.
+        """
+        if getattr(model, "carries_state", False):  # its time goes into one fused kernel, which stays what it is
+            return ()
+        if big_head(model) is None:
+            return (model,)
+        return parts_below_head(model)
 
     def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return loss in nats a token, perplexity, bits a token, and next-token accuracy."""
+        """Return loss in nats a token, perplexity, bits a token and a character, and next-token accuracy."""
         n, total = int(sums["n"]), float(sums["loss"])
+        characters = float(sums.get("characters", 0))
+        of_text = {"bits_per_character": metrics.bits_per_token(total, characters)} if characters else {}
         return {
             "loss": total / n,
             "perplexity": metrics.perplexity(total, n),
             "bits_per_token": metrics.bits_per_token(total, n),
+            **of_text,
             "accuracy": int(sums["hits"]) / n,
         }
 
@@ -75,64 +165,40 @@ class NextToken(Task):
         ]
 
     def sample(self, model: nn.Module, context: Answering, **options: Any) -> Sample:
-        """Continue a prompt.
+        """Continue a prompt, or each of a list of them.
 
         Args:
-            options: prompt (str), tokens (int), temperature (0 is greedy), top_k (int or None), seed (int),
-                stream (called with each piece of text as it comes).
+            options: prompt (a str, or a list of them), stream (called with each piece of text as it comes), draft (a
+                smaller model that guesses ahead), and those of `strata.tasks.decoding.Decoding`.
+
+        Raises ConfigError for an option that is not known, not allowed, or excluded by another.
         """
-        prompt = options.get("prompt") or "\n"
-        try:
-            prompt_T = context.preprocess.read(prompt)
-        except DataError:
-            if options.get("prompt"):
-                raise
-            prompt, prompt_T = "", torch.zeros(1, dtype=torch.int64)  # a vocabulary without a line break
-        text = prompt if options.get("prompt") else ""
-        stream, decode = options.get("stream"), context.preprocess.decoder()
-        for token in generate_tokens(
+        prompt, stream, draft = (options.pop(name, None) for name in ("prompt", "stream", "draft"))
+        settings = Decoding.of(options)
+        for words in settings.without_effect():
+            logger.warning(words)
+        language = Language.of(context.preprocess)
+        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else [*prompt]
+        found = write(
             model,
-            prompt_T.to(context.device),
-            count=options.get("tokens", 300),
-            temperature=options.get("temperature", 0.8),
-            top_k=options.get("top_k"),
-            seed=options.get("seed", 0),
-        ):
-            piece = decode(token)
-            text += piece
-            if stream:
-                stream(piece)
-        return Sample(text=text)
+            [self._begin(text, context.preprocess) for text in prompts],
+            settings,
+            language,
+            device=context.device,
+            draft=draft,
+            stream=stream,
+        )
+        texts = [text + one.text for text, several in zip(prompts, found, strict=True) for one in several]
+        alone = settings.number == 1 and (prompt is None or isinstance(prompt, str))
+        return Sample(text=texts[0]) if alone else Sample(texts=texts)
 
-
-@torch.no_grad()
-def generate_tokens(
-    model: Any, prompt_T: Tensor, *, count: int, temperature: float, top_k: int | None, seed: int
-) -> Any:
-    """Yield ``count`` tokens after a prompt, drawn from a generator of their own: the same seed, the same text.
-
-    A static cache of keys and values serves until the context is full; then the window slides: its later half is kept
-    and the cache filled anew, so that each further token costs one step again.
-    """
-    if not 0 <= temperature < math.inf:
-        raise ConfigError(f"temperature={temperature} is not allowed: it has to be 0 (greedy) or greater.")
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"top_k={top_k} is not allowed: it has to be at least 1.")
-    generator = torch.Generator(prompt_T.device).manual_seed(rng.derive(seed, "generated tokens"))
-    context = model.config.context
-    window_T = prompt_T[-context:]
-    cache, feed_T = model.new_cache(1, context, device=prompt_T.device), window_T
-    for _ in range(count):
-        logits_V = model(feed_T[None], cache=cache)[0, -1].float()
-        if temperature == 0:
-            token = logits_V.argmax(keepdim=True)
-        else:
-            logits_V = (logits_V - logits_V.max()) / temperature  # no overflow, however cold
-            if top_k is not None and top_k < logits_V.numel():
-                logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], float("-inf"))
-            token = torch.multinomial(logits_V.softmax(-1), 1, generator=generator)
-        yield int(token)
-        window_T, feed_T = torch.cat([window_T, token]), token
-        if window_T.numel() > context:
-            window_T = feed_T = window_T[-max(1, context // 2) :]
-            cache = model.new_cache(1, context, device=prompt_T.device)
+    def _begin(self, prompt: str, preprocess: Any) -> list[int]:
+        """Return a prompt's tokens; without one, what texts of this vocabulary begin after."""
+        if prompt:
+            return [*preprocess.prefix, *preprocess.read(prompt).tolist()]
+        if preprocess.prefix or preprocess.end is not None:
+            return [*preprocess.prefix] or [preprocess.end]  # a document follows the end of another
+        try:
+            return [*preprocess.read("\n").tolist()]
+        except DataError:  # a vocabulary without a line break
+            return [0]

@@ -14,7 +14,7 @@ from strata.config import PositiveFloat
 from strata.data.dataset import Dataset
 from strata.errors import DataError
 from strata.losses import LossSum
-from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task
+from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task, mask_of
 
 MISTAKES_SHOWN = 12
 
@@ -46,22 +46,22 @@ class Regress(Task):
             target_std=float(getattr(scale, "target_std", 1.0)) or 1.0,
         )
 
-    def sizes(self, dataset: Dataset) -> dict[str, int]:
+    def sizes(self, dataset: Dataset) -> dict[str, Any]:
         """Return the data's sizes, with a single output."""
-        return dataset.sizes | {"num_classes": 1}
+        return dataset.sizes | {"num_classes": 1, "head": "class"}
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
         """Return the loss over standardised targets."""
         target_B = (batch["target"] - self.target_mean) / self.target_std
         options = {"delta": self.huber_delta} if self.loss == "huber" else {}
-        return losses.per_sample(self.loss)(model(batch["input"]), target_B, **options).sum()
+        return losses.per_sample(self.loss)(model(batch["input"], **mask_of(batch)), target_B, **options).sum()
 
-    def _answer(self, model: nn.Module, input_B: Tensor) -> Tensor:
-        return model(input_B).double().squeeze(-1) * self.target_std + self.target_mean
+    def _answer(self, model: nn.Module, input_B: Tensor, **mask: Tensor) -> Tensor:
+        return model(input_B, **mask).double().squeeze(-1) * self.target_std + self.target_mean
 
     def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:
         """Return sums of errors in the target's units."""
-        target_B, predicted_B = batch["target"].double(), self._answer(model, batch["input"])
+        target_B, predicted_B = batch["target"].double(), self._answer(model, batch["input"], **mask_of(batch))
         # About the training mean: for targets far from zero, raw sums of squares would leave only rounding.
         sums = metrics.regression_sums(predicted_B - self.target_mean, target_B - self.target_mean)
         return Measure(sums, {"predicted": predicted_B, "true": target_B})

@@ -12,7 +12,7 @@ from strata.data.dataset import Split
 from strata.data.loader import Batch, in_order
 from strata.device import Setup
 from strata.tasks import Draw, Task
-from strata.tasks.base import NUMBERS_KEPT, Evaluation
+from strata.tasks.base import NUMBERS_KEPT, Answering, Evaluation
 
 BATCH_SIZE_AT_MOST = 512
 
@@ -32,6 +32,7 @@ def evaluate(
     split: Split,
     setup: Setup,
     prepare: Callable[[Batch], Batch],
+    context: Answering,
     *,
     batch_size: int,
     check: Callable[[], Any] = lambda: None,
@@ -40,9 +41,11 @@ def evaluate(
 
     Args:
         prepare: normalises a raw batch.
+        context: with which the model's answers become text.
         batch_size: samples in one forward pass; see `batch_size_for`.
         check: called between batches; may raise to break off.
     """
+    carried: dict[str, Tensor] = {}
     training = model.training
     model.eval()
     sums: dict[str, Tensor] = {}
@@ -52,12 +55,16 @@ def evaluate(
             check()
             batch = prepare(raw)
             with setup.autocast():
-                measure = task.measure(model, batch, Draw(0, 0, batch["sample"]))
-            for name, value in measure.sums.items():
-                sums[name] = sums[name] + value if name in sums else value
-            for name, value in measure.per_sample.items():
-                if len(split) * value[:1].numel() <= NUMBERS_KEPT:
-                    per_sample.setdefault(name, []).append(value)
+                measures = (
+                    task.measure(model, batch, Draw(0, 0, batch["sample"], carried)),
+                    task.written(model, batch, context),
+                )
+            for measure in measures:
+                for name, value in measure.sums.items():
+                    sums[name] = sums[name] + value if name in sums else value
+                for name, value in measure.per_sample.items():
+                    if len(split) * value[:1].numel() <= NUMBERS_KEPT:
+                        per_sample.setdefault(name, []).append(value)
     finally:
         model.train(training)
     here = {name: value.cpu() for name, value in sums.items()}

@@ -138,6 +138,7 @@ class Finished(Event):
     detection: dict[str, Any] | None = None
     mistakes: list[dict[str, Any]] | None = field(default=None)
     examples: dict[str, Any] | None = None
+    texts: list[dict[str, Any]] | None = field(default=None)
 
 
 Observer = Callable[[Event], None]

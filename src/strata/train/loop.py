@@ -46,7 +46,7 @@ from strata.train.probe import feature_splits
 from strata.train.recipe import Recipe
 from strata.train.state import TrainState
 from strata.train.transfer import layer_rates
-from strata.weights import load_into, open_weights
+from strata.weights import head_is_new, load_into, open_weights
 
 SECONDS_BETWEEN_SAVES = 60.0
 FIRST_LOOK = 2000
@@ -120,14 +120,20 @@ def resolve(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, str]:
     task.check_model(recipe.model, dataset)
     fields = {field.name for field in dataclasses.fields(recipe.model)}
     sizes = {name: value for name, value in task.sizes(dataset).items() if name in fields}
+    weights = recipe.weights
+    if weights.source is not None and "vocab_size" in sizes:  # a vocabulary may be padded to a round number
+        sizes["vocab_size"] = max(sizes["vocab_size"], recipe.model.vocab_size)
     model = dataclasses.replace(recipe.model, **sizes)
+    if weights.source is not None:
+        is_new = head_is_new(model, open_weights(weights.source, model), dataset.labels)
+        weights = dataclasses.replace(weights, new_head=is_new)
     data = recipe.data
     if Path(data.source).exists() and dataset.details.get("path"):
         data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
-    data = dataclasses.replace(data, validation=_absolute(data.validation), test=_absolute(data.test))
-    return dataclasses.replace(recipe, model=model, task=task, data=data), ", ".join(
-        f"{k}={v}" for k, v in sizes.items()
-    )
+    places: dict[str, Any] = {name: _absolute(getattr(data, name)) for name in ("validation", "test", "tokenizer")}
+    data = dataclasses.replace(data, **places)
+    resolved = dataclasses.replace(recipe, model=model, task=task, data=data, weights=weights)
+    return resolved, ", ".join(f"{k}={v}" for k, v in sizes.items())
 
 
 def _absolute(given: str | float | None) -> str | float | None:
@@ -266,7 +272,9 @@ class Training:
         for number, micro in enumerate(micro_batches(batch, self.config.accumulate)):
             rng.seed_everything_for(seed, f"layers in {phase.name}", draw_number, number)
             with self.setup.autocast():
-                loss = self.task.objective(state.model, micro, phase.name, Draw(seed, draw_number, micro["sample"]))
+                carried = state.carried.setdefault(f"{phase.name} {number}", {})
+                draw = Draw(seed, draw_number, micro["sample"], carried)
+                loss = self.task.objective(state.model, micro, phase.name, draw)
             targets = torch.as_tensor(loss.count, dtype=torch.float32, device=self.setup.device)
             # Divided by the first count already here, so that gradients keep their usual size; the rest at the end.
             scale = targets.clamp(min=1e-12) if number == 0 else scale
@@ -373,6 +381,7 @@ class Training:
                 windows,
                 self.setup,
                 self._prepare,
+                self._answering(),
                 batch_size=batch_size_for(self.config.batch_size),
                 check=self._stop_if_asked,
             )
@@ -487,6 +496,8 @@ class Training:
             findings = self.task.findings(found.sums, found.per_sample, self.dataset.labels)
             windows = self.task.split(self.dataset, last, self.recipe.model, training=False)
             details = write_mistakes(findings, windows, self.folder, self.dataset)
+            with torch.no_grad(), self.setup.autocast(), self._as_evaluated():
+                details["texts"] = self.task.examples(self.state.model, self.dataset, last, self._answering()) or None
         with self._as_evaluated():
             save_model(self.folder.model, self.recipe, lora.merged(self.whole), self.dataset)
         samples = self.plan.samples_between(0, state.step)
@@ -601,7 +612,7 @@ class Training:
     @property
     def tokens_per_sample(self) -> int:
         """Tokens in a sample of text, else 0."""
-        return int(self.recipe.model.context) if self.dataset.kind == "text" else 0
+        return int(getattr(self.split, "context", 0))
 
     def _waited(self) -> float:
         return sum(loader.waited_seconds for loader in self.loaders.values())

@@ -70,8 +70,9 @@ def _compute(model: Any, split: Split, dataset: Dataset, setup: Setup) -> dict[s
     parts: dict[str, list[Tensor]] = {}
     for raw in in_order(split, BATCH_SIZE, setup.device):
         input_B = setup.arrange(dataset.preprocess.normalize(raw["input"]))
+        mask = {"mask_BT": raw["mask"]} if "mask" in raw else {}
         with setup.autocast():
-            features_BF = model.features(input_B)
+            features_BF = model.features(input_B, **mask)
         parts.setdefault("input", []).append(features_BF.float().cpu())
         if "target" in raw:
             parts.setdefault("target", []).append(raw["target"].cpu())

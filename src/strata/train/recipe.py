@@ -112,7 +112,7 @@ FROM_DATA = {
     "model.image_size": " data.image_size=N brings pictures to N x N pixels.",
     "model.in_features": "",
     "model.num_classes": "",
-    "model.vocab_size": " data.tokens chooses between characters and bytes.",
+    "model.vocab_size": " data.tokens says what a token is, data.vocab_size how many are made of the text.",
 }
 """Sizes that a model takes from the data, and what to set instead."""
 
@@ -148,7 +148,7 @@ class Recipe:
         return recipe
 
     def _as_weights_say(self, has_model: bool) -> Recipe:
-        """Return a copy with the model of the weights, unless one was asked for, and pictures prepared as for them."""
+        """Return a copy with the model of the weights, unless one was asked for, and data prepared as for them."""
         weights = open_weights(str(self.weights.source), self.model if has_model else None)
         prepared = {name: value for name, value in weights.preprocess.items() if hasattr(self.data, name)}
         source = str(Path(str(self.weights.source)).expanduser().resolve())

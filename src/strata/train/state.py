@@ -30,6 +30,8 @@ class TrainState:
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Losses and counts since the last log line, on the device."""
+    carried: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """What each phase's micro-batches hand on to those of the next step: a recurrent net's state, row by row."""
     logged_step: int = 0
     seconds: float = 0.0
     """Of training proper, over all processes of the run; reported, never used."""
@@ -56,6 +58,8 @@ class TrainState:
         if self.average is not None:
             found |= {f"average/{name}": tensor for name, tensor in self.average.tensors().items()}
         found |= {f"best/{name}": tensor for name, tensor in self.best_weights.items()}
+        for place, tensors in self.carried.items():
+            found |= {f"carried/{place}/{name}": tensor for name, tensor in tensors.items()}
         return found | {f"sums/{name}": tensor for name, tensor in self.sums.items()}
 
     def numbers(self) -> dict[str, Any]:
@@ -88,5 +92,9 @@ class TrainState:
         device = next(self.model.parameters()).device
         self.best_weights = {name: tensor.to(device) for name, tensor in under("best/").items()}
         self.sums = {name: tensor.to(device) for name, tensor in under("sums/").items()}
+        self.carried = {}
+        for path, tensor in under("carried/").items():
+            place, _, name = path.partition("/")
+            self.carried.setdefault(place, {})[name] = tensor.to(device)
         for name in self.numbers():
             setattr(self, name, numbers[name])

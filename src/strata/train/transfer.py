@@ -39,7 +39,9 @@ class TransferConfig:
     """The whole network; the head alone, on features that are computed once (a linear probe); or the head and small
     additions to each layer (LoRA)."""
     frozen: Fraction = 0.2
-    """Share of the steps in which the new head learns alone before the rest does; of "full" and "lora"."""
+    """Share of the steps in which a new head learns alone before the rest does; of "full" and "lora"."""
+    new_head: bool = True
+    """The head answers something else than the weights' own, and so begins anew; filled in from weights and data."""
     first_layer_rate: PositiveFloat = 0.1
     """Learning rate of the first layer as a share of the head's; those between lie on a geometric line."""
     rank: Positive = 8
@@ -78,11 +80,12 @@ def stages(
     if config.tune == "probe":
         return (dataclasses.replace(usual[0], phases=(head_alone,)),)
     if config.tune == "lora":
-        trained = (*(name for name, _ in model.named_parameters() if lora.is_added(name)), HEAD)
+        added = tuple(name for name, _ in model.named_parameters() if lora.is_added(name))
+        trained = (*added, HEAD) if config.new_head else added
         then = dataclasses.replace(whole, parameters=trained)
     else:
         then = dataclasses.replace(whole, first_layer_rate=config.first_layer_rate)
-    if config.frozen == 0:
+    if config.frozen == 0 or not config.new_head:
         return (dataclasses.replace(usual[0], phases=(then,)),)
     return (
         Stage(name="head", share=config.frozen, phases=(dataclasses.replace(head_alone, parameters=(HEAD,)),)),

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strata.checkpoint.files import read_json, read_tensors, write_json, write_tensors
+from strata.checkpoint.files import read_json, read_tensors, write_json, write_shards, write_tensors
 from strata.config import from_json
 from strata.errors import ConfigError, WeightsError
 from strata.models import build, config_class, family_of, names, preset
 from strata.weights import preprocessing
 from strata.weights.table import Table
 
-__all__ = ["Weights", "load_into", "model_of", "open_weights", "write_huggingface", "write_torchvision"]
+__all__ = ["Weights", "head_is_new", "load_into", "model_of", "open_weights", "write_huggingface", "write_torchvision"]
 
 FAMILY_OF_TYPE = {
     "resnet": "resnet",
@@ -34,9 +34,23 @@ FAMILY_OF_TYPE = {
     "mobilenet_v2": "mobilenet",
     "swin": "swin",
     "efficientnet": "efficientnet",
+    "gpt2": "gpt",
+    "llama": "gpt",
+    "mistral": "gpt",
+    "qwen2": "gpt",
+    "qwen3": "gpt",
+    "bert": "bert",
+    "roberta": "bert",
+    "distilbert": "bert",
+    "t5": "t5",
+    "marian": "transformer",
 }
 """Our family of each ``model_type`` in a Hugging Face ``config.json``."""
 _PICKLES = (".pt", ".pth", ".bin")
+SHARD_BYTES = 5 * 10**9
+"""Size above which a folder's weights are written in several files, as transformers long did."""
+_SPECIAL = {"start": "bos_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
+"""Our names of special tokens, and theirs in ``config.json`` and ``generation_config.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +63,7 @@ class Weights:
     config: Any
     """Of our model that these are the weights of."""
     preprocess: dict[str, Any]
-    """Fields of `DataConfig`: how its pictures are prepared."""
+    """Fields of `DataConfig`: how its pictures are prepared, or what its texts are cut into."""
     labels: tuple[str, ...]
     """Names of its classes; empty where nothing says."""
     state: Callable[[], dict[str, Tensor]]
@@ -89,7 +103,7 @@ def _open_ours(path: Path, content: Mapping[str, Any]) -> Weights:
         source=str(path),
         layout="strata",
         config=config,
-        preprocess={key: _tuple(prepared[key]) for key in kept if key in prepared},
+        preprocess={key: _tuple(prepared[key]) for key in kept if key in prepared} | _tokenizer_in(path),
         labels=tuple(content.get("labels", ())),
         state=lambda: read_tensors(path / "model.safetensors"),
     )
@@ -107,18 +121,33 @@ def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
             f"{path / 'config.json'} has model_type={kind!r}, which Strata cannot read. It can: {known}."
         )
     room = _room(FAMILY_OF_TYPE[kind])
-    config = room.config_from(dict(content))
-    side = int(getattr(config, "image_size", 224))
-    file = path / "preprocessor_config.json"
+    beside = room.read_beside(path) if hasattr(room, "read_beside") else {}
+    config = room.config_from(dict(content) | beside)
+    prepared: dict[str, Any] = _tokenizer_in(path)
+    if not _reads_text(config):
+        file = path / "preprocessor_config.json"
+        side = int(getattr(config, "image_size", 224))
+        prepared = preprocessing.from_huggingface(read_json(file) if file.is_file() else {}, side)
     labels = content.get("id2label") or {}
     return Weights(
         source=str(path),
         layout="Hugging Face",
         config=config,
-        preprocess=preprocessing.from_huggingface(read_json(file) if file.is_file() else {}, side),
+        preprocess=prepared,
         labels=tuple(labels[key] for key in sorted(labels, key=int)),
         state=lambda: _translated(room.HUGGINGFACE, config, _read_folder(path)),
     )
+
+
+def _tokenizer_in(path: Path) -> dict[str, Any]:
+    """Return the fields of `DataConfig` that give texts the tokens of a folder; none where it has no tokenizer."""
+    if not (path / "tokenizer.json").is_file():
+        return {}
+    return {"tokenizer": str(path.resolve()), "tokens": None, "vocab_size": None, "lowercase": False}
+
+
+def _reads_text(config: Any) -> bool:
+    return hasattr(config, "vocab_size")
 
 
 def _open_file(path: Path, config: Any) -> Weights:
@@ -226,7 +255,7 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
         fit = getattr(_room_or_none(family), "fit_positions", None)
         theirs = fit(theirs, weights.config, config) if fit is not None else theirs
     head = [name for name in ours if "head" in name.split(".")]  # an auxiliary head's last layer too
-    is_new = labels is not None and (labels != weights.labels or any(_differ(ours, theirs, name) for name in head))
+    is_new = labels is not None and head_is_new(config, weights, labels)
     wrong = [name for name in ours if not (is_new and name in head) and _differ(ours, theirs, name)]
     if wrong:
         name = wrong[0]
@@ -241,6 +270,18 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     return f"{number:,} numbers from {weights.source} ({weights.layout}); the head is {'new' if is_new else 'kept'}"
 
 
+def head_is_new(config: Any, weights: Weights, labels: tuple[str, ...]) -> bool:
+    """Say whether a model's head cannot come from weights, since it answers something else.
+
+    Args:
+        config: the model's.
+        labels: of the classes that it is to tell apart; empty where there are none.
+    """
+    fields = ("head", "num_classes")
+    differs = any(getattr(config, name, None) != getattr(weights.config, name, None) for name in fields)
+    return differs or (bool(labels) and labels != weights.labels)
+
+
 def _differ(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> bool:
     return name not in theirs or theirs[name].shape != ours[name].shape
 
@@ -253,12 +294,20 @@ def _room_or_none(family: str | None) -> Any:
 
 
 def write_huggingface(
-    folder: Path | str, model: nn.Module, preprocess: Mapping[str, Any] | None = None, labels: tuple[str, ...] = ()
+    folder: Path | str,
+    model: nn.Module,
+    preprocess: Mapping[str, Any] | None = None,
+    labels: tuple[str, ...] = (),
+    *,
+    special: Mapping[str, int | None] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a folder that transformers opens with ``from_pretrained``.
 
     Args:
-        preprocess: fields of `DataConfig`, or of a run's ``preprocess.json``; None leaves the file out.
+        preprocess: fields of `DataConfig`, or of a run's ``preprocess.json``, of pictures; None leaves the file out.
+        special: ids of a text's special tokens: "start", "end", "pad"; generation there begins and stops by them.
+        shard_bytes: size above which the weights are written in several files.
 
     Raises WeightsError for a model that has no counterpart there.
     """
@@ -270,13 +319,25 @@ def write_huggingface(
     content = room.config_to(config)
     if labels:
         content |= {"id2label": dict(enumerate(labels)), "label2id": {label: k for k, label in enumerate(labels)}}
-    else:
+    elif hasattr(config, "num_classes"):
         content |= {"num_labels": config.num_classes}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "model.safetensors", room.HUGGINGFACE.write(config, model.state_dict()), {"format": "pt"})
+    theirs = room.HUGGINGFACE.write(config, model.state_dict())
+    write_shards(folder, theirs, {"format": "pt"}, limit_bytes=shard_bytes)
+    known = {key: (special or {}).get(name) for name, key in _SPECIAL.items()}
+    known = {key: token for key, token in known.items() if token is not None}
+    if known and "decoder_start_token_id" in content:
+        start = known.get("bos_token_id", known.get("pad_token_id"))
+        known["decoder_start_token_id"] = content["decoder_start_token_id"] if start is None else start
+    if known:
+        content |= known
+        write_json(folder / "generation_config.json", known)
     write_json(folder / "config.json", json.loads(json.dumps(content)))
-    if preprocess is not None:
+    for name, further in room.write_beside(config).items() if hasattr(room, "write_beside") else ():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_json(folder / name, further)
+    if preprocess is not None and not _reads_text(config):
         prepared = preprocessing.to_huggingface(preprocess, content["model_type"])
         write_json(folder / "preprocessor_config.json", prepared)
     return folder

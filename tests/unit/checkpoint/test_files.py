@@ -16,6 +16,7 @@ from strata.checkpoint.files import (
     write_bytes,
     write_json,
     write_model,
+    write_shards,
     write_tensors,
 )
 from strata.errors import CheckpointError, RunError
@@ -89,3 +90,21 @@ def test_a_models_tied_weights_are_written_once_and_read_back_tied(tmp_path: Pat
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_tensors_beyond_the_limit_are_written_in_shards_that_the_index_names(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(4), "b": torch.zeros(4), "great": torch.ones(100), "c": torch.ones(2)}
+    files = write_shards(tmp_path, tensors, limit_bytes=40)
+    assert [sorted(read_tensors(file)) for file in files] == [["a", "b"], ["great"], ["c"]]
+    index = read_json(tmp_path / "model.safetensors.index.json")
+    assert index["metadata"]["total_size"] == 4 * 110
+    assert index["weight_map"] == {"a": files[0].name, "b": files[0].name, "great": files[1].name, "c": files[2].name}
+    assert files[2].name == "model-00003-of-00003.safetensors"
+
+
+def test_writing_in_another_number_of_shards_leaves_nothing_of_the_former(tmp_path: Path) -> None:
+    tensors = {name: torch.ones(4) for name in "abc"}
+    for limit in (16, 32, 1000, 32):
+        files = write_shards(tmp_path, tensors, limit_bytes=limit)
+        index = [tmp_path / "model.safetensors.index.json"] if limit < 1000 else []
+        assert sorted(tmp_path.iterdir()) == sorted([*files, *index])

@@ -97,6 +97,16 @@ def test_a_text_model_generates_and_says_what_comes_next(strata_command: Command
     assert typed.out == made.answer["text"] + "\n"  # the same, streamed
     strata_command("generate", "runs/gpt-1", "prompt=abc", "tokens=20", "out=made.txt")
     assert Path("made.txt").read_text() == made.answer["text"]
+    several = strata_command("generate", "runs/gpt-1", "prompt=abc", "--number", "2", "--tokens", "4", "--json")
+    assert [len(text) for text in several.answer["texts"]] == [7, 7]
+    listed = strata_command("generate", "runs/gpt-1", "prompt=abc", "number=2", "tokens=4")
+    assert listed.out == "--- 1\n{}\n--- 2\n{}\n".format(*several.answer["texts"])
+    held = strata_command("generate", "runs/gpt-1", "--prompt", "abc", "--regex", "(de )+f", "--beams", "2", "--json")
+    assert held.answer["text"].removeprefix("abc").removesuffix("f").replace("de ", "") == ""
+    greedy = ("generate", "runs/gpt-1", "prompt=abc", "temperature=0", "tokens=20", "stop=zz")
+    assert strata_command(*greedy, "--draft", "runs/gpt-1").out == strata_command(*greedy).out
+    refused = strata_command("generate", "runs/gpt-1", "--beams", "2", "--top-p", "0.5").refusal
+    assert "beams and top_p exclude each other" in refused
     found = strata_command("predict", "runs/gpt-1", "abc", "abcde " * 80, "t.txt", "--json")
     assert found.code == 0 and len(found.answer["predictions"][0]["next"]) == 5
     assert "Traceback" not in found.err

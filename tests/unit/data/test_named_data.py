@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from strata.data import DATASETS, DataConfig, arrays, catalog, open_data, recognize
-from strata.data.preprocess import TextPreprocess
+from strata.data.tokens import TextPreprocess
 
 
 def test_listing_imports_neither_torch_nor_scikit_learn() -> None:

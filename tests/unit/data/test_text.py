@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata.data import DataConfig, Dataset, open_data, recognize
-from strata.data.preprocess import TextPreprocess
 from strata.data.text import TokenSplit
+from strata.data.tokens import TextPreprocess
 from strata.errors import DataError
 
 TEXT = "To be, or not to be: that is the question.\n" * 40

@@ -31,6 +31,12 @@ def test_the_vision_page_s_tables_are_the_code_and_what_was_recorded() -> None:
     assert made == written, "run docs/make_results.py"
 
 
+def test_the_language_page_s_tables_are_the_code_and_what_was_recorded() -> None:
+    written = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    made = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["language_page"]()
+    assert made == written, "run docs/make_results.py"
+
+
 def test_the_settings_page_is_the_code() -> None:
     written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["page"]() == written, "run docs/make_settings.py"

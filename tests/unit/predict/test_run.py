@@ -65,6 +65,12 @@ def test_a_run_generates_what_its_seed_says(text: strata.Run) -> None:
     assert text.generate("abc", tokens=20, seed=1) == text.generate("abc", tokens=20, seed=1)
     assert text.generate("abc", tokens=20, seed=1).startswith("abc")
     assert len(text.generate(tokens=5)) == 5
+    several = text.generate(["abc", "d"], tokens=6, top_p=0.9)
+    assert [len(one) for one in several] == [9, 7] and several[0] == text.generate("abc", tokens=6, top_p=0.9)
+    greedy = text.generate("abc", tokens=12, temperature=0)
+    assert text.generate("abc", tokens=12, temperature=0, draft=text.folder) == greedy
+    with pytest.raises(ConfigError, match=r"Unknown option 'temprature'\. Did you mean 'temperature'"):
+        text.generate("abc", temprature=1)
 
 
 def test_each_kind_of_model_says_what_it_is_for(pictures: strata.Run, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def measured(task: ImageToImage, model: nn.Module, dataset: Any, part: str = "te
         return batch | {"input": dataset.preprocess.normalize(batch["input"])}
 
     setup = decide(device="cpu", precision="fp32", compile=False, model=model)
-    return evaluate(task, model, dataset.splits[part], setup, prepare, batch_size=3).metrics
+    context = Answering(dataset.labels, dataset.preprocess, setup.device)
+    return evaluate(task, model, dataset.splits[part], setup, prepare, context, batch_size=3).metrics
 
 
 def test_a_little_training_finds_discs_and_the_run_answers_with_masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strata.data.preprocess import TextPreprocess
+from strata.data.tokens import TextPreprocess
 from strata.errors import ConfigError, DataError
 from strata.models.gpt import GPT, TINY
 from strata.tasks import Draw
 from strata.tasks.base import Answering
-from strata.tasks.next_token import NextToken, generate_tokens
+from strata.tasks.decoding import Decoding
+from strata.tasks.next_token import NextToken
+from strata.tasks.writing import Language, write
 
 CONTEXT = TINY.context
 
@@ -31,8 +34,8 @@ def model() -> GPT:
 
 
 def generate(model: GPT, prompt: Tensor, **options: Any) -> list[int]:
-    options = {"count": 30, "temperature": 1.0, "top_k": None, "seed": 0} | options
-    return [*generate_tokens(model, prompt, **options)]
+    settings = Decoding(**{"tokens": 30, "temperature": 1.0} | options)
+    return write(model, [prompt.tolist()], settings, Language(None), device=torch.device("cpu"))[0][0].tokens
 
 
 def test_metrics_equal_those_counted_by_hand() -> None:
@@ -63,8 +66,8 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(model: GPT) 
     prompt = torch.tensor([1, 2, 3])
     assert generate(model, prompt) == generate(model, prompt)
     assert generate(model, prompt) != generate(model, prompt, seed=1)
-    assert generate(model, prompt, count=7) == generate(model, prompt)[:7]
-    assert len(generate(model, prompt, seed=2**80, count=2)) == 2
+    assert generate(model, prompt, tokens=7) == generate(model, prompt)[:7]
+    assert len(generate(model, prompt, seed=2**80, tokens=2)) == 2
 
 
 @pytest.mark.parametrize("length", [1, CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT])
@@ -77,7 +80,7 @@ def test_the_cache_does_not_change_the_text_whatever_the_prompts_length(model: G
             window = torch.cat([window, torch.tensor(expected[-1:])])
             if len(window) > CONTEXT:
                 window = window[-(CONTEXT // 2) :]
-    assert generate(model, prompt, count=3 * CONTEXT, temperature=0) == expected
+    assert generate(model, prompt, tokens=3 * CONTEXT, temperature=0) == expected
 
 
 def test_greedy_is_the_limit_of_ever_colder_choices(model: GPT) -> None:
@@ -92,9 +95,9 @@ def test_top_k_chooses_among_the_likeliest(model: GPT) -> None:
     prompt = torch.tensor([4])
     with torch.no_grad():
         likeliest = set(model(prompt[None])[0, -1].topk(2).indices.tolist())
-    drawn = {generate(model, prompt, count=1, top_k=2, temperature=50.0, seed=seed)[0] for seed in range(40)}
+    drawn = {generate(model, prompt, tokens=1, top_k=2, temperature=50.0, seed=seed)[0] for seed in range(40)}
     assert drawn == likeliest
-    assert len(generate(model, prompt, count=3, top_k=1000)) == 3
+    assert len(generate(model, prompt, tokens=3, top_k=1000)) == 3
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0}])
@@ -123,10 +126,10 @@ def test_characters_of_several_bytes_are_streamed_whole() -> None:
 
         config = TINY
 
-        def new_cache(self, *arguments: object, **options: object) -> None:
-            return None
+        def new_cache(self, batch_size: int, length: int, **options: object) -> SimpleNamespace:
+            return SimpleNamespace(position=0, length=length)
 
-        def forward(self, token_BT: Tensor, cache: None = None) -> Tensor:
+        def forward(self, token_BT: Tensor, cache: object = None) -> Tensor:
             self.said = getattr(self, "said", -1) + 1
             return F.one_hot(torch.tensor([[text.encode()[self.said]]]), 256).float()
 
@@ -142,3 +145,28 @@ def test_answers_are_the_likeliest_next_tokens(model: GPT) -> None:
     answers = NextToken().answers(model, torch.tensor([[1, 2]]), Answering((), preprocess, torch.device("cpu")))
     chances = [entry["probability"] for entry in answers[0]["next"]]
     assert len(chances) == 5 and chances == sorted(chances, reverse=True)
+
+
+def test_bits_are_given_for_a_character_where_their_number_is_known(model: GPT) -> None:
+    token_BT = torch.arange(12).view(2, 6) % TINY.vocab_size
+    batch = {"input": token_BT, "target": token_BT}
+    draw = Draw(0, 0, torch.arange(2))
+    found = NextToken().metrics(NextToken().measure(model, batch, draw).sums, {})
+    assert "bits_per_character" not in found
+    sums = NextToken().measure(model, batch | {"characters": torch.tensor([18.0, 18.0])}, draw).sums
+    assert NextToken().metrics(sums, {})["bits_per_character"] == pytest.approx(found["bits_per_token"] / 3)
+
+
+def test_the_model_is_told_which_document_a_token_is_of() -> None:
+    seen = []
+
+    class Fixed(nn.Module):
+        def forward(self, token_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
+            seen.append(document_BT)
+            return torch.zeros(*token_BT.shape, 3)
+
+    token_BT = torch.zeros(1, 4, dtype=torch.int64)
+    batch = {"input": token_BT, "target": token_BT, "document": torch.tensor([[0, 0, 1, 1]])}
+    NextToken().objective(Fixed(), batch, "train", Draw(0, 0, torch.arange(1)))
+    NextToken().measure(Fixed(), batch, Draw(0, 0, torch.arange(1)))
+    assert [document.tolist() for document in seen] == [[[0, 0, 1, 1]]] * 2

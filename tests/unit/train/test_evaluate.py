@@ -8,7 +8,7 @@ from torch import nn
 
 from strata.data.dataset import TensorSplit
 from strata.device import decide
-from strata.tasks.base import Evaluation
+from strata.tasks.base import Answering, Evaluation
 from strata.tasks.classify import Classify
 from strata.train import evaluate as module
 
@@ -18,7 +18,10 @@ def measured() -> tuple[nn.Module, TensorSplit, Evaluation]:
     model = nn.Linear(3, 2)
     split = TensorSplit(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2)
     setup = decide(device="cpu", precision="fp32", compile=False, model=model, steps=1)
-    found = module.evaluate(Classify(positive_class=1), model, split, setup, lambda batch: batch, batch_size=16)
+    context = Answering((), None, setup.device)
+    found = module.evaluate(
+        Classify(positive_class=1), model, split, setup, lambda batch: batch, context, batch_size=16
+    )
     return model, split, found
 
 

@@ -252,6 +252,21 @@ def test_a_run_stopped_and_resumed_ends_bit_identical(at: int, tmp_path: Path, d
                 "train.evaluate_every": 100,
             },
         ),
+        (  # a state carried from step to step, of each micro-batch its own
+            "char-lstm",
+            {
+                "model.width": 8,
+                "model.embedding_width": 8,
+                "model.context": 8,
+                "model.dropout": 0.1,
+                "model.weight_drop": 0.2,
+                "data.limit": 2000,
+                "train.steps": 6,
+                "train.batch_size": 2,
+                "train.accumulate": 2,
+                "train.evaluate_every": 100,
+            },
+        ),
         (  # all that vision adds: weights from the data, growing pictures, policies, even classes, alternating flips
             "cifar10-speed",
             {
@@ -313,7 +328,7 @@ def test_a_run_stopped_and_resumed_ends_bit_identical(at: int, tmp_path: Path, d
 def test_unlike_families_stop_and_resume_alike(
     recipe: str, settings: dict[str, Any], tmp_path: Path, digest: Digest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if recipe == "gpt":
+    if recipe in ("gpt", "char-lstm"):
         text = tmp_path / "corpus.txt"
         text.write_text("the quick brown fox jumps over the lazy dog. " * 100)
         settings = settings | {"data": str(text)}

@@ -1,0 +1,206 @@
+"""A network's linear layers with weights of two bytes or of one, for making text: reading the weights is all the work.
+
+A token that is made at a time multiplies every matrix with one vector, so that it takes as long as its weights take to
+come from memory (Pope et al. 2023, "Efficiently scaling Transformer inference", section 2.1). Half the bytes are half
+the time. Torch multiplies such weights at that speed only on processors that have instructions for bf16; the kernel
+beside this file does on all, is compiled once for the processor at hand, and lies in the cache folder from then on.
+Without a compiler torch's own kernels serve.
+
+int8 weights are rounded to 127 steps of each output's largest weight (symmetric, one scale for each output);
+activations stay fp32 with both.
+
+M rows of activations, K numbers in each, N outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import dataclasses
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from strata.data.download import cache_folder
+from strata.device import Decision, Setup, cpu_flags
+from strata.errors import ConfigError
+
+Weights = Literal["auto", "fp32", "bf16", "int8"]
+
+PAYS_FROM_WEIGHTS = 8_000_000
+"""In linear layers: with fewer, fp32 weights lie in the processor's caches and are read as fast."""
+ROWS_AT_MOST = 32
+"""Of activations, for the kernel; with more, arithmetic decides, and widening the weights for a matrix product pays."""
+ROWS_WIDENED = 8192
+"""Outputs whose weights are widened at once."""
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fPIC", "-shared")
+_FLAGS_BY_MACHINE = {"x86_64": ("-mprefer-vector-width=512",), "AMD64": ("-mprefer-vector-width=512",)}
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that keeps its weights in bf16 or int8: (..., K) to (..., N), in the input's type; no gradient.
+
+    Args:
+        linear: the layer that it does the work of.
+        weights: "bf16" or "int8".
+    """
+
+    weight_NK: Tensor
+    scale_N: Tensor | None
+    bias_N: Tensor | None
+
+    def __init__(self, linear: nn.Linear, weights: str) -> None:
+        super().__init__()
+        self.out_features, self.in_features = linear.weight.shape
+        weight_NK, scale_N = linear.weight.detach(), None
+        if weights == "int8":
+            scale_N = (weight_NK.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+            weight_NK = (weight_NK / scale_N[:, None]).round().to(torch.int8)
+        else:
+            weight_NK = weight_NK.to(torch.bfloat16)
+        self.register_buffer("weight_NK", weight_NK.contiguous())
+        self.register_buffer("scale_N", scale_N)
+        self.register_buffer("bias_N", None if linear.bias is None else linear.bias.detach().float().clone())
+
+    def extra_repr(self) -> str:
+        """Return the sizes and the type of the weights."""
+        return f"{self.in_features}, {self.out_features}, {str(self.weight_NK.dtype).removeprefix('torch.')}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        assert not (torch.is_grad_enabled() and x.requires_grad), "packed weights have no gradient"
+        rows = x.numel() // self.in_features
+        found = kernels() if rows <= ROWS_AT_MOST else "torch multiplies many rows faster"
+        if not isinstance(found, str):  # a few calls of torch fewer, which cost as much as a small matrix
+            x_MK = x if x.dtype == torch.float32 and x.is_contiguous() else x.float().contiguous()
+            y = torch.empty((*x.shape[:-1], self.out_features))
+            product = found.bf16_product if self.scale_N is None else found.int8_product
+            product(
+                self.weight_NK.data_ptr(),
+                None if self.scale_N is None else self.scale_N.data_ptr(),
+                None if self.bias_N is None else self.bias_N.data_ptr(),
+                x_MK.data_ptr(),
+                y.data_ptr(),
+                self.out_features,
+                self.in_features,
+                rows,
+                torch.get_num_threads(),
+            )
+            return y if x.dtype == torch.float32 else y.to(x.dtype)
+        x_MK = x.reshape(rows, self.in_features).float()
+        y_MN = self._widened(x_MK) if rows > ROWS_AT_MOST else self._by_torch(x_MK)
+        return y_MN.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _by_torch(self, x_MK: Tensor) -> Tensor:
+        if self.scale_N is not None and self.in_features % 64:  # torch's kernel reads past the end of such rows
+            return self._widened(x_MK)
+        with torch.autocast(x_MK.device.type, enabled=False):
+            if self.scale_N is None:
+                y_MN = F.linear(x_MK.bfloat16(), self.weight_NK).float()
+            else:
+                one_N = torch.ones_like(self.scale_N, dtype=torch.bfloat16)
+                y_MN = torch._weight_int8pack_mm(x_MK.bfloat16(), self.weight_NK, one_N).float() * self.scale_N
+        return y_MN if self.bias_N is None else y_MN + self.bias_N
+
+    def _widened(self, x_MK: Tensor) -> Tensor:
+        y_MN = x_MK.new_empty(x_MK.shape[0], self.out_features)
+        with torch.autocast(x_MK.device.type, enabled=False):
+            for begin in range(0, self.out_features, ROWS_WIDENED):
+                part = slice(begin, begin + ROWS_WIDENED)
+                y_MN[:, part] = F.linear(x_MK, self.weight_NK[part].float())
+        if self.scale_N is not None:
+            y_MN *= self.scale_N
+        return y_MN if self.bias_N is None else y_MN.add_(self.bias_N)
+
+
+def packed(model: nn.Module, weights: str, setup: Setup) -> nn.Module:
+    """Return the network in eval mode with the weights of every `nn.Linear` kept as said, "bf16" or "int8".
+
+    All else is shared with the network given. An embedding that an output layer shares its weights with stays as it is:
+    a token reads one row of it. On a GPU the layers are in bf16, which torch multiplies fast there, under autocast.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for module in model.modules():
+        if type(module) is nn.Linear:  # a subclass may do something else with its weights
+            on_cpu = setup.device.type == "cpu"
+            memo[id(module)] = PackedLinear(module, weights) if on_cpu else copy.deepcopy(module).to(torch.bfloat16)
+    return copy.deepcopy(model, memo).eval()
+
+
+def choose_weights(asked: str, model: nn.Module, setup: Setup) -> Decision:
+    """Decide how a network that makes text keeps the weights of its linear layers, and why.
+
+    Raises ConfigError for what is no such choice, and for int8 anywhere but on a CPU.
+    """
+    if asked not in get_args(Weights):
+        raise ConfigError(f"weights={asked} is not known. Allowed: {', '.join(get_args(Weights))}.")
+    on_cpu = setup.device.type == "cpu"
+    if asked != "auto":
+        if asked == "int8" and not on_cpu:
+            raise ConfigError(f"weights=int8 is for the CPU, and the model is on {setup.device}. Use weights=bf16.")
+        if asked == "bf16" and setup.device.type == "mps":
+            raise ConfigError("weights=bf16 is for CPU and CUDA, and the model is on mps. Use weights=fp32.")
+        return Decision("weights", asked, "asked for")
+    if on_cpu and next(model.parameters()).dtype == torch.float64:
+        return Decision("weights", "fp32", "the model is in float64, which is not to be rounded")
+    count = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
+    if on_cpu and count < PAYS_FROM_WEIGHTS:
+        return Decision("weights", "fp32", f"under {PAYS_FROM_WEIGHTS:,} in linear layers stay in the caches anyway")
+    return dataclasses.replace(usual_weights(setup), name="weights")
+
+
+def usual_weights(setup: Setup) -> Decision:
+    """Decide the same for a large network of a text."""
+    name = "weights in generation"
+    if setup.device.type != "cpu":
+        return Decision(name, setup.precision, "as products are calculated")
+    if isinstance(found := kernels(), str):
+        return Decision(name, "fp32", f"{found}; weights=int8 is faster all the same")
+    return Decision(name, "bf16", "a token takes as long as the weights take to be read; weights=int8 halves it again")
+
+
+@functools.cache
+def kernels() -> Any:
+    """Return the compiled kernel of this processor, or in words why there is none. The first call ever compiles it."""
+    source = Path(__file__).with_name("packed.c").read_bytes()
+    named = [os.environ.get("CC"), "cc", "gcc", "clang"]
+    compiler = next((path for path in (shutil.which(name) for name in named if name) if path), None)
+    if compiler is None:
+        return "no C compiler was found (cc, gcc, clang or $CC)"
+    flags = (*_FLAGS, *_FLAGS_BY_MACHINE.get(platform.machine(), ()))
+    depends_on = (
+        source,
+        compiler.encode(),
+        repr(flags).encode(),
+        repr(sorted(cpu_flags())).encode(),
+        platform.machine().encode(),
+    )
+    name = hashlib.sha256(b"\0".join(depends_on)).hexdigest()[:20]
+    path = cache_folder() / "kernels" / f"packed-{name}.so"
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                aside = Path(folder) / path.name
+                command = [compiler, *flags, "-o", str(aside), str(Path(__file__).with_name("packed.c"))]
+                subprocess.run(command, check=True, capture_output=True, timeout=120)
+                aside.replace(path)
+        found = ctypes.CDLL(str(path))
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} could not compile packed.c: {error.stderr.decode(errors='replace').strip()[:200]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the kernel could not be made or read: {error}"
+    for product in (found.bf16_product, found.int8_product):
+        product.restype = None
+        product.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_int]
+    return found
