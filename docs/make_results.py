@@ -24,9 +24,9 @@ PICTURES = [name for name, fields in FIELDS.items() if "image_size" in fields an
 """Families that read pictures."""
 TEXTS = [name for name, fields in FIELDS.items() if "vocab_size" in fields]
 """Families that read text."""
-SHARES = ("accuracy", "in_scope_accuracy", "f1", "span_f1", "exact_match")
+SHARES = ("accuracy", "in_scope_accuracy", "out_of_scope_recall", "f1", "span_f1", "answer_f1", "exact_match")
 """Metrics that are shown in percent."""
-POINTS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
+POINTS = ("bleu", "bleu_lowercase", "chrf", "rouge_1", "rouge_2", "rouge_l")
 """Metrics that are in points of a hundred by their own definition."""
 
 
@@ -126,7 +126,7 @@ def reached(families: Sequence[str]) -> str:
 
 def others(found: dict[str, Any]) -> str:
     """Return the further metrics that a reader of the published number looks for, over the same seeds."""
-    wanted = ("out_of_scope_recall", "chrf", "rouge2", "rougeL", "exact_match", "perplexity")
+    wanted = ("out_of_scope_recall", "bleu", "chrf", "rouge_2", "rouge_l", "exact_match", "bits_per_character")
     told = {name: found.get("other_metrics", {}).get(name) for name in wanted if name != found["metric"]}
     means = {name: statistics.fmean(values) for name, values in told.items() if values}
     return "".join(f", {name} {number(mean, name)}" for name, mean in means.items())

@@ -207,11 +207,12 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
     """Write a trained model as others read it and return where.
 
     Args:
-        to: "huggingface", a folder that transformers opens with ``from_pretrained``, or "torchvision", a safetensors
+        to: "huggingface" (or "hf"), a folder that transformers opens with ``from_pretrained``, or "torchvision", a safetensors
             file of a state dict.
 
     Raises ConfigError for another layout, WeightsError for a model that has no counterpart there.
     """
+    to = "huggingface" if to == "hf" else to
     if to not in LAYOUTS:
         raise ConfigError(f"There is no layout {to!r} to export to. There is: {', '.join(LAYOUTS)}.")
     trained = predictor(run)

@@ -358,3 +358,12 @@ def ssim(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
         alike = (2 * mean_1 * mean_2 + SSIM_K1**2) * (2 * covariance + SSIM_K2**2)
         apart = (mean_1.square() + mean_2.square() + SSIM_K1**2) * (variance_1 + variance_2 + SSIM_K2**2)
         return (alike / apart).flatten(1).mean(1)
+
+
+def spearman(one_N: Tensor, other_N: Tensor) -> float:
+    """Return the rank correlation of two rows of numbers (Spearman 1904), ties at their mean rank; NaN of constants."""
+    ranks = []
+    for value_N in (one_N, other_N):
+        _, which_N, count_K = value_N.double().unique(return_inverse=True, return_counts=True)
+        ranks.append((count_K.cumsum(0) - (count_K - 1) / 2)[which_N])
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])

@@ -34,7 +34,7 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
         if kind == "text":
             yield read_text(path) if is_file(path) else word
         elif kind in TEXTUAL:
-            yield from _texts(path) if is_file(path) else (word,)
+            yield from _texts(path, kind) if is_file(path) else (word,)
         elif kind == "image":
             if path.is_dir():
                 found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
@@ -49,14 +49,15 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
             yield from read_rows(path)
 
 
-def _texts(path: Path) -> Iterator[Any]:
-    """Yield the records of a file, or its lines."""
-    from strata.data import records
+def _texts(path: Path, kind: str) -> Iterator[Any]:
+    """Yield the records of a file, its tagged sentences, or its lines."""
+    from strata.data import questions, records, tags
     from strata.data.dataset import DataConfig
     from strata.data.files import read_text
 
-    if records.extension_of(path) in records.EXTENSIONS:
-        for part in records.read_records(path, DataConfig(source=str(path))).values():
+    read = {"questions": questions.read_questions, "tags": tags.read_tagged}.get(kind, records.read_records)
+    if records.extension_of(path) in records.EXTENSIONS or (kind == "tags" and tags.are_tagged_lines(path)):
+        for part in read(path, DataConfig(source=str(path))).values():
             yield from part
     else:
         yield from (line for line in read_text(path).split("\n") if line.strip())
@@ -150,6 +151,15 @@ def _rows(item: dict[str, Any], top: int) -> Iterator[tuple[str, Any]]:
         yield from ((entry["text"], entry["probability"]) for likeliest in item["masks"] for entry in likeliest[:top])
     elif "text" in item:
         yield item["text"], ""
+    elif "answer" in item:
+        yield item["answer"] or "(no answer)", item.get("probability", "")
+    elif "entities" in item:
+        yield from ((f"{span['text']} ({span['type']})", span["probability"]) for span in item["entities"])
+    elif "tags" in item:
+        yield " ".join(f"{word['text']}/{word['tag']}" for word in item["tags"]), ""
+    elif "vector" in item:
+        first = ", ".join(f"{number:.4f}" for number in item["vector"][:4])
+        yield f"{len(item['vector'])} numbers: {first}, ... (--json gives all)", ""
     elif "value" in item:
         yield f"{item['value']:.6g}", ""
     elif "next" in item:

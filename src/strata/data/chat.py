@@ -62,7 +62,7 @@ def messages_of(value: Any, where: str) -> Messages:
             content = "".join(str(part["text"]) for part in content)
         if not isinstance(role, str) or not isinstance(content, str):
             raise DataError(
-                f'{where} has the message {str(message)[:60]!r}; {{"role": "user", "content": TEXT}} is expected.'
+                f'{where} has the message {str(message)[:60]}; {{"role": "user", "content": TEXT}} is expected.'
             )
         found.append({"role": _ROLES.get(role.lower(), role.lower()), "content": content})
     return found

@@ -62,7 +62,9 @@ def open_preferences(path: Path, config: DataConfig) -> Dataset:
                     columns[column].append(side)
                 kept.append(pair[0])
         if not kept:
-            raise DataError(f"{parts.where} holds no pair of answers within {config.max_length} tokens (data.max_length).")
+            raise DataError(
+                f"{parts.where} holds no pair of answers within {config.max_length} tokens (data.max_length)."
+            )
         if len(kept) < len(pairs):
             lost = len(pairs) - len(kept)
             parts.notes.append(f"{part}: {lost:,} pairs whose answers begin too late are left out (data.max_length)")

@@ -1,7 +1,7 @@
 """Questions on a text, each answered by a part of that text or, in some sets, by nothing in it.
 
-Read from SQuAD's JSON (Rajpurkar et al. 2016; version 2, with questions that have no answer, 2018), or from records with
-a question, a context and its answers. A context that is too long is read in windows that overlap, each after the whole
+Read from SQuAD's JSON (Rajpurkar et al. 2016; version 2, with questions that have no answer, 2018), or from records
+with a question, a context and its answers. A context that is too long is read in windows that overlap, each after the
 question; an answer is a place in the context's characters, whatever the tokens are.
 
 N windows, B questions of a batch, R windows of those, T tokens, C characters of a context.
@@ -57,13 +57,13 @@ class Window(NamedTuple):
     """Where in the window the context begins."""
     first: int
     """Number in the context of the first token here."""
-    count: int
+    length: int
     """Tokens of the context that are here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionPreprocess:
-    """A question and its context as tokens: start, question, mark, as much of the context as there is room for, mark."""
+    """A question and its context as tokens: start, question, mark, as much of the context as goes in, mark."""
 
     kind: ClassVar[str] = "questions"
 
@@ -100,10 +100,16 @@ class QuestionPreprocess:
         return raw[0].strip(), raw[1]
 
     def encode(self, context: str) -> Context:
-        """Return a context as tokens."""
+        """Return a context as tokens; the space before a word, which some tokens begin with, is not of their places."""
         token_T, offsets = self.text.encode_with_offsets(context)
-        place_TX = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-        return Context(token_T.astype(np.int64), place_TX[:, 0], place_TX[:, 1])
+        from_T, upto_T = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
+        is_space_C = np.asarray([character.isspace() for character in context], dtype=bool)
+        before_C = is_space_C.cumsum() - is_space_C  # spaces before each character, for where a run of them ends
+        first_C = np.flatnonzero(~is_space_C)
+        if len(first_C):
+            rank_T = np.minimum(from_T - before_C[from_T.clip(max=len(context) - 1)], len(first_C) - 1)
+            from_T = np.minimum(np.maximum(from_T, first_C[rank_T]), upto_T)
+        return Context(token_T.astype(np.int64), from_T, upto_T)
 
     def windows(self, question: np.ndarray, context: Context) -> list[Window]:
         """Return the windows of a question, one at least."""
@@ -140,7 +146,7 @@ class QuestionPreprocess:
 class WindowSplit(SequenceSplit):
     """Windows one by one, to learn from. A batch has ``input``, ``mask``, and beside them:
 
-    ``segment``, int64 (B, T): 1 for the context and the mark after it; ``context``, bool (B, T): where an answer may be;
+    ``segment``, int64 (B, T): 1 for the context and the mark after it; ``context``, bool (B, T): where answers may be;
     ``start`` and ``end``, int64 (B,): first and last token of the answer, both 0 where it is not in the window.
     """
 
@@ -191,7 +197,10 @@ class AskedSplit:
         batch["from"], batch["upto"] = (torch.zeros_like(batch["input"]) for _ in range(2))
         for k, row in enumerate(row_R.tolist()):
             window, one = self._flat[row]
-            here, there = slice(window.place, window.place + window.count), slice(window.first, window.first + window.count)
+            here, there = (
+                slice(window.place, window.place + window.length),
+                slice(window.first, window.first + window.length),
+            )
             batch["from"][k, here] = torch.from_numpy(one.context.from_T[there])
             batch["upto"][k, here] = torch.from_numpy(one.context.upto_T[there])
         batch["text"], _ = self._text.padded(index_B)
@@ -251,7 +260,7 @@ def _target(window: Window, one: _Asked) -> tuple[int, int]:
         return 0, 0
     start, end = one.span
     inside = np.flatnonzero((one.context.upto_T > start) & (one.context.from_T < end))
-    if not len(inside) or inside[0] < window.first or inside[-1] >= window.first + window.count:
+    if not len(inside) or inside[0] < window.first or inside[-1] >= window.first + window.length:
         return 0, 0
     return window.place + int(inside[0]) - window.first, window.place + int(inside[-1]) - window.first
 
@@ -338,7 +347,11 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
     if max_length < 16:
         raise ConfigError(f"data.max_length={max_length} is not allowed: questions and contexts need at least 16.")
     preprocess = QuestionPreprocess(
-        text=text, max_length=max_length, stride=config.stride or max(1, max_length // 3), question=column, context=around
+        text=text,
+        max_length=max_length,
+        stride=config.stride or max(1, max_length // 3),
+        question=column,
+        context=around,
     )
     found: dict[str, Any] = {}
     lost = several = 0

@@ -120,6 +120,10 @@ class SequenceSplit:
                 batch["mask" if name == "input" else f"{name}_mask"] = mask_BT
         return batch | {name: value[index_B.to(value.device)] for name, value in self.values.items()}
 
+    def with_values(self, values: Mapping[str, Tensor]) -> SequenceSplit:
+        """Return the same samples with further rows, by name."""
+        return SequenceSplit(self.columns, self.values | dict(values), fillers=self.fillers, describe=self.describe)
+
     def to(self, device: torch.device | str) -> SequenceSplit:
         """Return the same samples on a device."""
         columns = {name: column.to(device) for name, column in self.columns.items()}

@@ -99,7 +99,7 @@ _ONLY_FOR = {
     "sentinels": TEXTUAL,
     "column": TEXTUAL,
     "encoding": TEXTUAL,
-    "separate_documents": ("text", "chat"),
+    "separate_documents": ("text",),
     "max_length": _OF_RECORDS,
     "stride": ("questions",),
     "target_kind": ("image", "pairs", "table", "sentences"),

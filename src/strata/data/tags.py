@@ -46,7 +46,7 @@ _BEGINS, _ENDS = frozenset("BSU"), frozenset("ESLU")
 _UNNAMED = "span"
 """What spans are called whose tags are a bare B and I."""
 _WORD = re.compile(r"https?://\S+|[@#]\w+|\w+(?=n['’]t\b)|n['’]t\b|['’](?:s|ve|re|d|ll|m)\b|\w+|[^\w\s]")
-"""What a text is taken apart into where it comes without its words: links, mentions, and words as treebanks have them."""
+"""What a text without its words is taken apart into: links, mentions, and words as treebanks have them."""
 _LINES_LOOKED_AT = 200
 
 
@@ -78,7 +78,7 @@ class TagPreprocess:
         return self.text.vocab_size
 
     def read(self, raw: Any) -> Tensor:
-        """Turn a text, a list of words, or a record of them into tokens, int64 (T,). Raises DataError for what is none."""
+        """Turn a text, a list of words, or a record of them into tokens, int64 (T,). Raises DataError for others."""
         words, _, _ = self.words(raw)
         return torch.from_numpy(np.concatenate(self.encode([words])[0]))
 
@@ -97,7 +97,11 @@ class TagPreprocess:
         if not words:
             raise DataError(f"A sentence is a text or a list of words, not {str(raw)[:40]!r}.")
         ends = np.cumsum([len(word) + 1 for word in words])
-        return words, [(int(end) - len(w) - 1, int(end) - 1) for w, end in zip(words, ends, strict=True)], " ".join(words)
+        return (
+            words,
+            [(int(end) - len(w) - 1, int(end) - 1) for w, end in zip(words, ends, strict=True)],
+            " ".join(words),
+        )
 
     def encode(self, sentences: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
         """Return the tokens of each word of sentences, one at least."""
@@ -109,7 +113,7 @@ class TagPreprocess:
         return [[of_word[word] for word in sentence] for sentence in sentences]
 
     def pieces(self, tokens: Sequence[np.ndarray]) -> list[Piece]:
-        """Put a sentence's words, tokens each, end to end between the marks; where they are too many, in several pieces."""
+        """Put a sentence's words, tokens each, end to end between the marks, in as many pieces as it takes."""
         before = [mark for mark in (self.text.cls,) if mark is not None]
         after = [mark for mark in (self.text.sep,) if mark is not None]
         room = max(1, self.max_length - len(before) - len(after))
@@ -162,7 +166,7 @@ def as_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def labels_of(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return the tags that there are, in order: of spans O, and B- and I- of each type; else as the alphabet has them."""
+    """Return the tags that there are, in order: of spans O, and B- and I- of each type; else by the alphabet."""
     distinct = set(tags)
     if not are_of_spans(distinct):
         return tuple(sorted(distinct))
@@ -274,10 +278,10 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
     labels = labels_of(tag for of_part in tags.values() for of_sentence in of_part for tag in of_sentence)
     if len(labels) < 2:
         raise DataError(f"{parts.where} has no tags to tell apart ({', '.join(labels)}).")
-    text, said = tokenizer_for(config, [f" {' '.join(words)}" for words in sentences["train"]], default="bpe", special=True)
-    preprocess = TagPreprocess(
-        text=text, max_length=config.max_length or LENGTH_AT_MOST, column=column, labels=labels
+    text, said = tokenizer_for(
+        config, [f" {' '.join(words)}" for words in sentences["train"]], default="bpe", special=True
     )
+    preprocess = TagPreprocess(text=text, max_length=config.max_length or LENGTH_AT_MOST, column=column, labels=labels)
     number_of = {label: k for k, label in enumerate(labels)}
     splits: dict[str, SequenceSplit] = {}
     for part, of_part in sentences.items():

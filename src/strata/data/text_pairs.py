@@ -36,6 +36,8 @@ _TELLING = frozenset(("target", "tgt", "trg", "summary", "highlights", "tldr"))
 """Those of them that tell by themselves what a file holds; a title or a translation may be a field among others."""
 WORDS_OF_PROSE = 3
 """Of a target on average, from which on it is taken for a text and not for the name of a class."""
+SCORES = ("score", "similarity", "similarity_score", "relatedness", "relatedness_score")
+"""What a field of numbers is called that say how much alike two texts are."""
 LENGTH_AT_MOST = 512
 """Tokens of either side, where data.max_length does not say."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})?")
@@ -115,13 +117,20 @@ class PairSplit(SequenceSplit):
     Args:
         texts: the sources.
         references: everything that each may become.
+        score_N: how much alike the two are, where the data says.
     """
 
     def __init__(
-        self, source: Ragged, target: Ragged, texts: Sequence[str], references: Sequence[Sequence[str]]
+        self,
+        source: Ragged,
+        target: Ragged,
+        texts: Sequence[str],
+        references: Sequence[Sequence[str]],
+        score_N: Tensor | None = None,
     ) -> None:
         self.texts, self.references = texts, references
-        super().__init__({"input": source, "target": target}, describe=self._describe)
+        values = {} if score_N is None else {"score": score_N}
+        super().__init__({"input": source, "target": target}, values, describe=self._describe)
 
     def _describe(self, index: int) -> dict[str, Any]:
         return {"source": self.texts[index], "references": list(self.references[index])}
@@ -303,7 +312,10 @@ def _read_parallel(path: Path, sides: tuple[str, str], config: DataConfig) -> li
 
 
 def _read_records(path: Path, config: DataConfig) -> dict[str, list[Record]]:
-    """Read records; of those that hold a dict of languages called "translation", that dict."""
+    """Read records; of those that hold a dict of languages called "translation", that dict. A line of text is one."""
+    if records.extension_of(path) not in records.EXTENSIONS:
+        lines = read_text(path, config.encoding).split("\n")
+        return {"train": [{"text": line} for line in lines if line.strip()]}
     found = records.read_records(path, config)
     return {
         part: [record["translation"] if isinstance(record.get("translation"), dict) else record for record in of_part]
@@ -315,6 +327,9 @@ def _fields(parts: Parts, config: DataConfig, notes: list[str]) -> tuple[str, st
     """Return the names of the fields of source and target; of only two texts, the first becomes the second."""
     names = {name.strip().lower() for name in parts.fields}
     texts = [name for name in parts.fields if _is_text(parts.records["train"][0].get(name))]
+    if parts.fields == texts and len(texts) == 1:
+        notes.append(f"{texts[0]!r} is the only text that there is, and its own target")
+        return texts[0], texts[0]
     if len(texts) == 2 and not (names & set(SOURCES) and names & set(TARGETS)):
         if config.column is None and config.target is None:
             notes.append(f"from {texts[0]!r} to {texts[1]!r}, the two texts that there are (data.column, data.target)")
@@ -333,6 +348,8 @@ class _Texts:
 
     sources: list[str] = field(default_factory=list)
     references: list[list[str]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    """How much alike the two sides are; empty where nothing says."""
 
 
 def from_parts(
@@ -372,6 +389,7 @@ def from_parts(
             Ragged.of([preprocess.target(tokens) for tokens in targets]),
             texts[part].sources,
             texts[part].references,
+            torch.tensor(texts[part].scores) if texts[part].scores else None,
         )
     longest = max(int(column.length_N.max()) for split in found.values() for column in split.columns.values())
     means = [float(column.length_N.double().mean()) for column in found["train"].columns.values()]
@@ -390,15 +408,19 @@ def from_parts(
         fingerprint=digest(
             *(column.value_M for split in found.values() for column in split.columns.values()),
             *(reference for of_part in texts.values() for wanted in of_part.references for reference in wanted),
+            *(str(of_part.scores) for of_part in texts.values() if of_part.scores),
         ),
         tokenizer=text,
-        details={"sides": sides, "longest": longest} | ({"path": str(path)} if path else {}),
+        details={"sides": sides, "longest": longest}
+        | ({"path": str(path)} if path else {})
+        | ({"greatest_score": max(learned.scores)} if learned.scores else {}),
     )
 
 
 def _texts(of_part: Iterable[Record], sides: tuple[str, str], part: str, parts: Parts) -> _Texts:
     """Return the pairs of a split; those of which a side is empty are left out, and counted in the notes."""
     found, empty = _Texts(), 0
+    scored = next((name for name in parts.fields if name.strip().lower() in SCORES), None)
     for row, record in enumerate(of_part):
         source = _sentences(record.get(sides[0]), sides[0], row, part, parts)
         wanted = [text for text in _sentences(record.get(sides[1]), sides[1], row, part, parts) if text.strip()]
@@ -406,6 +428,8 @@ def _texts(of_part: Iterable[Record], sides: tuple[str, str], part: str, parts: 
         if joined and wanted:
             found.sources.append(joined)
             found.references.append([text.strip() for text in wanted])
+            if scored is not None:
+                found.scores.append(_score(record.get(scored), scored, row, part, parts))
         else:
             empty += 1
     if not found.sources:
@@ -413,6 +437,16 @@ def _texts(of_part: Iterable[Record], sides: tuple[str, str], part: str, parts: 
     if empty:
         parts.notes.append(f"{part}: {empty:,} pairs of which a side is empty are left out")
     return found
+
+
+def _score(value: Any, name: str, row: int, part: str, parts: Parts) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"Field {name!r} of {parts.where} is {str(value)[:40]!r} in record {row + 1} of the {part} split; a "
+            "number is expected."
+        ) from None
 
 
 def _sentences(value: Any, name: str, row: int, part: str, parts: Parts) -> list[str]:

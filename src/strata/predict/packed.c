@@ -1,13 +1,18 @@
-/* Products of a few rows of activations with a matrix of narrow weights, as fast as the weights can be read.
+/* A Transformer decoder reads one more token of a few texts, as fast as its narrow weights can be read: `gpt_step` is
+   all its blocks in one call, `product` one matrix.
 
    A weight is widened in a register and meets up to eight rows of activations there, so that the matrix is read once
    for all of them. Each output has one accumulator of LANES floats, filled in the order of k: it has the same bits
    whatever the number of rows and of threads, if the compiler makes no other operations of those written here.
 
-   y (m, n) = x (m, k) times w (n, k) transposed, each row of w multiplied by its scale, plus bias. A scale or a bias
-   that is NULL is left out. */
+   The threads are OpenMP's, the same ones that torch's own work runs on: those of another pool would have to share the
+   processors with torch's, which spin for a while after each operation. */
 
+#include <math.h>
+#include <omp.h>
+#include <sched.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>
@@ -103,6 +108,8 @@ INLINE float one_bf16(uint16_t weight) {
 
 INLINE float one_int8(int8_t weight) { return weight; }
 
+INLINE float one_fp32(float weight) { return weight; }
+
 /* sum (ROWS, M) = w (ROWS, k) times x (M, k) transposed */
 #define TILE(NAME, TYPE, WIDE, ONE, ROWS, M)                                                                       \
     INLINE void NAME(const TYPE *w, const float *x, long k, float *sum) {                                          \
@@ -127,39 +134,371 @@ INLINE float one_int8(int8_t weight) { return weight; }
         }                                                                                                          \
     }
 
+
+enum { FP32, BF16, INT8 };
+
+struct matrix {
+    const void *weight; /* (outputs, inputs) */
+    const float *scale, *bias;
+    int64_t outputs, inputs, type;
+};
+
+INLINE void finish(const struct matrix *a, float *y, long c, float sum, int adds) {
+    sum = sum * (a->scale ? a->scale[c] : 1.0f) + (a->bias ? a->bias[c] : 0.0f);
+    y[c] = adds ? y[c] + sum : sum;
+}
+
+/* y (m, n) = x (m, k) times w (n, k) transposed, each row of w times its scale, plus bias, plus y itself if it adds;
+   the outputs from begin to end alone. A scale or a bias that is NULL is left out. */
 #define PRODUCT(NAME, TYPE, WIDE, ONE)                                                                             \
     TILE(NAME##_8x1, TYPE, WIDE, ONE, 8, 1)                                                                        \
     TILE(NAME##_1x1, TYPE, WIDE, ONE, 1, 1)                                                                        \
     TILE(NAME##_2x8, TYPE, WIDE, ONE, 2, 8)                                                                        \
     TILE(NAME##_1x8, TYPE, WIDE, ONE, 1, 8)                                                                        \
-    void NAME(const TYPE *w, const float *scale, const float *bias, const float *x, float *y, long n, long k,      \
-              long m, int threads) {                                                                               \
-        _Pragma("omp parallel for schedule(static) num_threads(threads)")                                          \
-        for (long block = 0; block < (n + 7) / 8; block++) {                                                       \
-            long first = 8 * block, rows = n - first < 8 ? n - first : 8, j = 0;                                   \
+    static void NAME(const struct matrix *a, const float *x, float *y, long m, int adds, long begin, long end) {   \
+        const TYPE *w = a->weight;                                                                                 \
+        long n = a->outputs, k = a->inputs;                                                                        \
+        for (long first = begin; first < end; first += 8) {                                                        \
+            long rows = end - first < 8 ? end - first : 8, j = 0;                                                  \
             float sum[16];                                                                                         \
             for (; j + 8 <= m; j += 8) {                                                                           \
                 for (long r = 0; r < rows; r += 2) {                                                               \
                     int both = r + 2 <= rows;                                                                      \
                     if (both) NAME##_2x8(w + (first + r) * k, x + j * k, k, sum);                                  \
                     else NAME##_1x8(w + (first + r) * k, x + j * k, k, sum);                                       \
-                    for (int a = 0; a < 1 + both; a++) {                                                           \
-                        long c = first + r + a;                                                                    \
-                        float s = scale ? scale[c] : 1.0f, b = bias ? bias[c] : 0.0f;                              \
-                        for (int i = 0; i < 8; i++) y[(j + i) * n + c] = sum[a * 8 + i] * s + b;                   \
-                    }                                                                                              \
+                    for (int c = 0; c < 1 + both; c++)                                                             \
+                        for (int i = 0; i < 8; i++) finish(a, y + (j + i) * n, first + r + c, sum[c * 8 + i], adds); \
                 }                                                                                                  \
             }                                                                                                      \
             for (; j < m; j++) {                                                                                   \
                 if (rows == 8) NAME##_8x1(w + first * k, x + j * k, k, sum);                                       \
                 else for (long r = 0; r < rows; r++) NAME##_1x1(w + (first + r) * k, x + j * k, k, sum + r);       \
-                for (long r = 0; r < rows; r++) {                                                                  \
-                    long c = first + r;                                                                            \
-                    y[j * n + c] = sum[r] * (scale ? scale[c] : 1.0f) + (bias ? bias[c] : 0.0f);                   \
-                }                                                                                                  \
+                for (long r = 0; r < rows; r++) finish(a, y + j * n, first + r, sum[r], adds);                     \
             }                                                                                                      \
         }                                                                                                          \
     }
 
+PRODUCT(fp32_product, float, read_float, one_fp32)
 PRODUCT(bf16_product, uint16_t, wide_bf16, one_bf16)
 PRODUCT(int8_product, int8_t, wide_int8, one_int8)
+
+/* Work is split beforehand, a range for each thread, and whoever is done takes from what others have not begun. So a
+   thread that the system does not let run, as on a busy machine, holds nobody up but with the piece it has in hand. */
+
+struct counter {
+    long value;
+    char apart[64 - sizeof(long)]; /* no two in one cache line */
+};
+
+struct thread {
+    long number, threads;
+    struct counter *counters; /* of the next work that is shared: threads + 1 of them, zero */
+    float *normed, *scores;   /* its own memory */
+    int is_normed;            /* for the work at hand */
+};
+
+typedef void work(struct thread *self, const void *job, long begin, long end);
+
+static void share(struct thread *self, work *work, const void *job, long items, long grain) {
+    struct counter *taken = self->counters, *done = taken + self->threads;
+    long pieces = (items + grain - 1) / grain, mine = 0;
+    self->counters = done + 1;
+    self->is_normed = 0;
+    for (long i = 0; i < self->threads; i++) {
+        long owner = (self->number + i) % self->threads;
+        long first = pieces * owner / self->threads, last = pieces * (owner + 1) / self->threads, piece;
+        while ((piece = first + __atomic_fetch_add(&taken[owner].value, 1, __ATOMIC_RELAXED)) < last) {
+            long begin = piece * grain;
+            work(self, job, begin, begin + grain < items ? begin + grain : items);
+            mine++;
+        }
+    }
+    __atomic_add_fetch(&done->value, mine, __ATOMIC_ACQ_REL);
+    for (long spins = 0; __atomic_load_n(&done->value, __ATOMIC_ACQUIRE) < pieces; spins++)
+        if (spins > 4096) sched_yield(); /* someone's piece lies with a thread that does not run */
+}
+
+struct norm {
+    const float *weight, *bias; /* weight NULL: no norm */
+    float eps;
+    int32_t is_layer; /* else root mean square */
+};
+
+static float dot(const float *a, const float *b, long n) {
+    floats acc = {0};
+    long i = 0;
+    for (; i + LANES <= n; i += LANES) acc = multiply_add(read_float(a + i), read_float(b + i), acc);
+    float sum = total(acc);
+    for (; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static void normalize(const struct norm *norm, const float *x, float *y, long n) {
+    float mean = 0;
+    if (norm->is_layer) {
+        floats acc = {0};
+        long i = 0;
+        for (; i + LANES <= n; i += LANES) acc += read_float(x + i);
+        mean = total(acc);
+        for (; i < n; i++) mean += x[i];
+        mean /= n;
+    }
+    for (long i = 0; i < n; i++) y[i] = x[i] - mean;
+    float factor = 1 / sqrtf(dot(y, y, n) / n + norm->eps);
+    for (long i = 0; i < n; i++) y[i] = y[i] * factor * norm->weight[i] + (norm->bias ? norm->bias[i] : 0);
+}
+
+struct product_job {
+    const struct matrix *matrix;
+    const struct norm *norm; /* of the inputs; NULL: none */
+    const float *x;
+    float *y;
+    long rows;
+    int adds;
+};
+
+static void multiply(struct thread *self, const void *given, long begin, long end) {
+    const struct product_job *job = given;
+    const struct matrix *a = job->matrix;
+    const float *x = job->x;
+    if (job->norm) { /* by each thread for itself, which takes less time than to wait for one of them */
+        for (long row = 0; row < job->rows && !self->is_normed; row++)
+            normalize(job->norm, x + row * a->inputs, self->normed + row * a->inputs, a->inputs);
+        self->is_normed = 1;
+        x = self->normed;
+    }
+    if (a->type == BF16) bf16_product(a, x, job->y, job->rows, job->adds, begin, end);
+    else if (a->type == INT8) int8_product(a, x, job->y, job->rows, job->adds, begin, end);
+    else fp32_product(a, x, job->y, job->rows, job->adds, begin, end);
+}
+
+#define GRAIN 16 /* outputs that a thread takes at once, a multiple of 8 */
+
+static void multiplied(struct thread *self, const struct matrix *a, const struct norm *norm, const float *x, float *y,
+                       long rows, int adds) {
+    struct product_job job = {a, norm, x, y, rows, adds};
+    share(self, multiply, &job, a->outputs, GRAIN);
+}
+
+/* e^x to about two units in the last place, in operations of which compilers make vectors; 0 where it would be less
+   than a normal number. */
+INLINE float exponential(float x) {
+    float in = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    int32_t power = (int32_t)(in * 1.44269504f + (in < 0 ? -0.5f : 0.5f));
+    float r = in - power * 0.693359375f + power * 2.12194440e-4f; /* ln 2 in two parts */
+    float y = 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    int32_t bits = (power + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return x < -87.0f ? 0.0f : y * scale;
+}
+
+INLINE float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+/* Abramowitz and Stegun 1964, 7.1.26: off by 1.5e-7 at most */
+INLINE float erf_near(float x) {
+    float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
+    float y = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    return copysignf(1.0f - y * exponential(-size * size), x);
+}
+
+enum { RELU, GELU, GELU_TANH, SILU, SWIGLU };
+
+struct activate_job {
+    float *x; /* (rows, width), and for SwiGLU (rows, 2, width) */
+    float *y; /* (rows, width) */
+    long width, kind;
+};
+
+static void activate(struct thread *self, const void *given, long begin, long end) {
+    const struct activate_job *job = given;
+    (void)self;
+    while (begin < end) {
+        long row = begin / job->width, place = begin % job->width;
+        long n = end - begin < job->width - place ? end - begin : job->width - place;
+        const float *x = job->x + row * job->width * (job->kind == SWIGLU ? 2 : 1) + place;
+        float *y = job->y + row * job->width + place;
+        begin += n;
+        switch (job->kind) {
+        case RELU: for (long i = 0; i < n; i++) y[i] = x[i] < 0 ? 0 : x[i]; break;
+        case GELU: for (long i = 0; i < n; i++) y[i] = 0.5f * x[i] * (1 + erf_near(x[i] * 0.70710678f)); break;
+        case GELU_TANH: /* (1 + tanh u) / 2 is the logistic function of 2 u */
+            for (long i = 0; i < n; i++) y[i] = x[i] * logistic(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+            break;
+        case SILU: for (long i = 0; i < n; i++) y[i] = x[i] * logistic(x[i]); break;
+        case SWIGLU: for (long i = 0; i < n; i++) y[i] = x[i] * logistic(x[i]) * x[i + job->width]; break;
+        }
+    }
+}
+
+struct block {
+    struct norm norm1, norm2, query_norm, key_norm;
+    struct matrix qkv, out, up, down;
+    int64_t window; /* places that are looked back on, its own among them; 0: all */
+};
+
+struct gpt {
+    int64_t layers, width, heads, kv_heads, head_width, hidden_width, activation;
+    const struct block *blocks;
+    struct norm norm;
+    const float *slopes; /* of ALiBi, one a head; NULL: none */
+};
+
+struct step {
+    float *x;                  /* (rows, width): embeddings, then the residual stream, and normed at the end */
+    float *key, *value;        /* (layers, rows, kv_heads, length, head_width) */
+    const float *cos, *sin;    /* of rotary positions: (head_width), every `angle_stride` numbers those of a row */
+    const uint8_t *real;       /* (rows, length): not 0 where a place holds a token; NULL: all do */
+    int64_t angle_stride, rows, length, position;
+};
+
+struct attention_job {
+    const struct gpt *g;
+    const struct step *s;
+    const struct block *block;
+    float *key, *value; /* the layer's */
+    const float *qkv;   /* (rows, heads + 2 kv_heads, head_width) */
+    float *y;           /* (rows, heads, head_width) */
+};
+
+/* A head's queries or keys: normed and turned by the angles of their place, where the network does so. */
+static void placed(const struct attention_job *job, const struct norm *norm, const float *x, float *y, long row) {
+    long width = job->g->head_width, half = width / 2;
+    float kept[width];
+    const float *in = x;
+    if (norm->weight) normalize(norm, x, kept, width), in = kept;
+    if (!job->s->cos) {
+        memcpy(y, in, width * sizeof *y);
+        return;
+    }
+    const float *cos = job->s->cos + row * job->s->angle_stride, *sin = job->s->sin + row * job->s->angle_stride;
+    for (long i = 0; i < half; i++) {
+        y[i] = in[i] * cos[i] - in[i + half] * sin[i];
+        y[i + half] = in[i + half] * cos[i + half] + in[i] * sin[i + half];
+    }
+}
+
+/* y (width) = p (n) times v (n, width) */
+static void weighted(const float *p, const float *v, float *y, long n, long width) {
+    long c = 0;
+    for (; c + 4 * LANES <= width; c += 4 * LANES) {
+        floats acc[4] = {{0}};
+        for (long s = 0; s < n; s++) {
+            floats share = (floats){0} + p[s];
+            EACH(i, 4) acc[i] = multiply_add(share, read_float(v + s * width + c + i * LANES), acc[i]);
+        }
+        memcpy(y + c, acc, sizeof acc);
+    }
+    for (; c + LANES <= width; c += LANES) {
+        floats acc = {0};
+        for (long s = 0; s < n; s++) acc = multiply_add((floats){0} + p[s], read_float(v + s * width + c), acc);
+        memcpy(y + c, &acc, sizeof acc);
+    }
+    for (; c < width; c++) {
+        float sum = 0;
+        for (long s = 0; s < n; s++) sum += p[s] * v[s * width + c];
+        y[c] = sum;
+    }
+}
+
+/* One head of one text looks at its places up to the new one, whose key and value the first head of a group stores;
+   the group's others, which may come first, calculate the key for themselves. */
+static void attend(struct thread *self, const void *given, long begin, long end) {
+    const struct attention_job *job = given;
+    const struct gpt *g = job->g;
+    const struct step *s = job->s;
+    long width = g->head_width, group = g->heads / g->kv_heads, now = s->position;
+    long from = job->block->window && now + 1 > job->block->window ? now + 1 - job->block->window : 0, count = now - from;
+    float query[width], key[width], *score = self->scores, factor = 1 / sqrtf((float)width);
+    for (long item = begin; item < end; item++) {
+        long row = item / g->heads, head = item % g->heads, kv_head = head / group;
+        const float *qkv = job->qkv + row * (g->heads + 2 * g->kv_heads) * width;
+        const float *value = qkv + (g->heads + g->kv_heads + kv_head) * width;
+        const uint8_t *real = s->real ? s->real + row * s->length + from : NULL;
+        long memory = ((row * g->kv_heads + kv_head) * s->length) * width;
+        const float *keys = job->key + memory + from * width, *values = job->value + memory + from * width;
+        float *y = job->y + item * width, slope = g->slopes ? g->slopes[head] : 0;
+        placed(job, &job->block->query_norm, qkv + head * width, query, row);
+        placed(job, &job->block->key_norm, qkv + (g->heads + kv_head) * width, key, row);
+        for (long i = 0; i < width; i++) query[i] *= factor;
+        if (head % group == 0) {
+            memcpy(job->key + memory + now * width, key, sizeof key);
+            memcpy(job->value + memory + now * width, value, sizeof key);
+        }
+        float own = dot(query, key, width), most = own, sum;
+        for (long i = 0; i < count; i++) {
+            score[i] = real && !real[i] ? -INFINITY : dot(query, keys + i * width, width) - slope * (count - i);
+            most = score[i] > most ? score[i] : most;
+        }
+        for (long i = 0; i < count; i++) score[i] = exponential(score[i] - most);
+        own = exponential(own - most);
+        sum = own;
+        for (long i = 0; i < count; i++) sum += score[i];
+        weighted(score, values, y, count, width);
+        for (long i = 0; i < width; i++) y[i] = (y[i] + own * value[i]) / sum;
+    }
+}
+
+#define WORKS 6 /* that the threads share in a block */
+
+static void read_along(struct thread *self, const struct gpt *g, const struct step *s, float *qkv, float *looked,
+                       float *hidden, float *active) {
+    for (long layer = 0; layer < g->layers; layer++) {
+        const struct block *block = g->blocks + layer;
+        long memory = layer * s->rows * g->kv_heads * s->length * g->head_width;
+        struct attention_job look = {g, s, block, s->key + memory, s->value + memory, qkv, looked};
+        struct activate_job act = {hidden, active, g->hidden_width, g->activation};
+        multiplied(self, &block->qkv, &block->norm1, s->x, qkv, s->rows, 0);
+        share(self, attend, &look, s->rows * g->heads, 1);
+        multiplied(self, &block->out, NULL, looked, s->x, s->rows, 1);
+        multiplied(self, &block->up, &block->norm2, s->x, hidden, s->rows, 0);
+        share(self, activate, &act, s->rows * g->hidden_width, 1024);
+        multiplied(self, &block->down, NULL, active, s->x, s->rows, 1);
+    }
+}
+
+static long lines(long numbers) { return (numbers + 15) / 16 * 16; } /* floats in whole cache lines */
+
+/* Return 0, or 1 where there is no memory. */
+int gpt_step(const struct gpt *g, const struct step *s, int threads) {
+    long of_heads = lines(s->rows * g->heads * g->head_width), of_hidden = lines(s->rows * g->hidden_width);
+    long of_qkv = lines(s->rows * (g->heads + 2 * g->kv_heads) * g->head_width);
+    long own_normed = lines(s->rows * g->width), own = own_normed + lines(s->position + 1);
+    size_t count = g->layers * WORKS * (threads + 1), all = of_qkv + of_heads + 3 * of_hidden + threads * own;
+    struct counter *counters = calloc(count, sizeof *counters);
+    float *memory = malloc(all * sizeof *memory);
+    if (!counters || !memory) {
+        free(counters), free(memory);
+        return 1;
+    }
+    float *qkv = memory, *looked = qkv + of_qkv, *hidden = looked + of_heads, *active = hidden + 2 * of_hidden;
+#pragma omp parallel num_threads(threads)
+    {
+        long number = omp_get_thread_num();
+        float *normed = active + of_hidden + number * own;
+        struct thread self = {number, omp_get_num_threads(), counters, normed, normed + own_normed, 0};
+        read_along(&self, g, s, qkv, looked, hidden, active);
+    }
+    for (long row = 0; row < s->rows; row++) normalize(&g->norm, s->x + row * g->width, s->x + row * g->width, g->width);
+    free(counters), free(memory);
+    return 0;
+}
+
+/* y (rows, outputs) of x (rows, inputs). Return 0, or 1 where there is no memory. */
+int product(const struct matrix *matrix, const float *x, float *y, long rows, int threads) {
+    struct counter *counters = calloc(threads + 1, sizeof *counters);
+    if (!counters) return 1;
+#pragma omp parallel num_threads(threads)
+    {
+        struct thread self = {omp_get_thread_num(), omp_get_num_threads(), counters, NULL, NULL, 0};
+        multiplied(&self, matrix, NULL, x, y, rows, 0);
+    }
+    free(counters);
+    return 0;
+}

@@ -43,8 +43,29 @@ ROWS_AT_MOST = 32
 """Of activations, for the kernel; with more, arithmetic decides, and widening the weights for a matrix product pays."""
 ROWS_WIDENED = 8192
 """Outputs whose weights are widened at once."""
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fPIC", "-shared")
+_TYPES = (torch.float32, torch.bfloat16, torch.int8)
+"""Of weights, by the kernel's numbers."""
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fPIC", "-shared", "-lm")
 _FLAGS_BY_MACHINE = {"x86_64": ("-mprefer-vector-width=512",), "AMD64": ("-mprefer-vector-width=512",)}
+
+
+class Matrix(ctypes.Structure):
+    """A linear layer, as the kernel sees it; whoever keeps it keeps the tensors too."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("type", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, weight_NK: Tensor, bias_N: Tensor | None, scale_N: Tensor | None = None) -> Matrix:
+        """Return what describes tensors, each contiguous and in the CPU's memory."""
+        scale, bias = (None if tensor is None else tensor.data_ptr() for tensor in (scale_N, bias_N))
+        return cls(weight_NK.data_ptr(), scale, bias, *weight_NK.shape, _TYPES.index(weight_NK.dtype))
 
 
 class PackedLinear(nn.Module):
@@ -84,18 +105,9 @@ class PackedLinear(nn.Module):
         if not isinstance(found, str):  # a few calls of torch fewer, which cost as much as a small matrix
             x_MK = x if x.dtype == torch.float32 and x.is_contiguous() else x.float().contiguous()
             y = torch.empty((*x.shape[:-1], self.out_features))
-            product = found.bf16_product if self.scale_N is None else found.int8_product
-            product(
-                self.weight_NK.data_ptr(),
-                None if self.scale_N is None else self.scale_N.data_ptr(),
-                None if self.bias_N is None else self.bias_N.data_ptr(),
-                x_MK.data_ptr(),
-                y.data_ptr(),
-                self.out_features,
-                self.in_features,
-                rows,
-                torch.get_num_threads(),
-            )
+            matrix = Matrix.of(self.weight_NK, self.bias_N, self.scale_N)
+            if found.product(ctypes.byref(matrix), x_MK.data_ptr(), y.data_ptr(), rows, torch.get_num_threads()):
+                raise MemoryError("There is no memory for the threads' counters.")
             return y if x.dtype == torch.float32 else y.to(x.dtype)
         x_MK = x.reshape(rows, self.in_features).float()
         y_MN = self._widened(x_MK) if rows > ROWS_AT_MOST else self._by_torch(x_MK)
@@ -200,7 +212,6 @@ def kernels() -> Any:
         return f"{compiler} could not compile packed.c: {error.stderr.decode(errors='replace').strip()[:200]}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernel could not be made or read: {error}"
-    for product in (found.bf16_product, found.int8_product):
-        product.restype = None
-        product.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_int]
+    found.product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long, ctypes.c_int]
+    found.gpt_step.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int]
     return found

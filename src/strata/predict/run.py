@@ -21,23 +21,22 @@ from strata.checkpoint.run_folder import RunFolder
 from strata.config import from_json
 from strata.data import load_preprocess, open_data
 from strata.data.dataset import Dataset
-from strata.data.preprocess import ImagePreprocess
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
 from strata.predict.attention import AttentionMap
+from strata.predict.foreign import read_foreign
 from strata.predict.packed import choose_weights, packed
 from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
-from strata.tasks.classify import Classify
 from strata.tasks.decoding import Decoding
 from strata.tasks.translate import Translate
 from strata.tasks.writing import Language, Writing, write
 from strata.train.evaluate import batch_size_for, evaluate
 from strata.train.finish import save_grid
 from strata.train.recipe import Recipe
-from strata.weights import model_of, open_weights
+from strata.train.reference import reference_of
 
 logger = logging.getLogger(__name__)
 BATCHES_AHEAD = 3
@@ -48,7 +47,7 @@ class Predictor:
     """A trained model with everything it needs to answer.
 
     Args:
-        folder: a run's ``model/`` folder, or a Hugging Face folder of a picture classifier.
+        folder: a run's ``model/`` folder, or a Hugging Face folder.
         device, precision: as in ``train.device`` and ``train.precision``.
 
     Raises RunError when the folder holds no model, WeightsError when it holds one that Strata cannot take.
@@ -61,7 +60,7 @@ class Predictor:
         config = read_json(self.folder / "config.json")
         model: Any
         if "model_type" in config:
-            self.task, model, self.preprocess, labels = _read_foreign(self.folder)
+            self.task, model, self.preprocess, labels = read_foreign(self.folder)
         else:
             self.task, model, self.preprocess, labels = _read_ours(self.folder, config)
         self.setup: Setup = decide(device=device, precision=precision, compile=False, model=model)
@@ -232,14 +231,6 @@ def _read_ours(folder: Path, config: dict[str, Any]) -> tuple[Task, nn.Module, A
     return task, model, load_preprocess(folder), labels
 
 
-def _read_foreign(folder: Path) -> tuple[Task, nn.Module, Any, tuple[str, ...]]:
-    """Likewise of a Hugging Face folder of a picture classifier."""
-    foreign = open_weights(folder)
-    model = model_of(foreign)
-    labels = foreign.labels or tuple(f"class {k}" for k in range(foreign.config.num_classes))
-    return Classify(), model, ImagePreprocess(labels=labels, **foreign.preprocess), labels
-
-
 class Run:
     """A run's folder, and what one does with it.
 
@@ -333,7 +324,7 @@ class Run:
             config = dataclasses.replace(config, test=str(Path(data).resolve()))
             split = "test"
         text = getattr(predictor.preprocess, "text", predictor.preprocess)
-        if getattr(text, "tokenizer", ""):  # as it was learned: trained again it would be the same, and take its time
+        if getattr(text, "tokenizer", "") or config.tokenizer is not None:  # as it was learned: trained again it would be the same, and take its time
             config = dataclasses.replace(
                 config, tokenizer=str(self._folder.model), tokens=None, vocab_size=None, lowercase=False
             )
@@ -342,6 +333,8 @@ class Run:
         chosen = split or ("test" if "test" in dataset.splits else "validation")
         if chosen not in dataset.splits:
             raise DataError(f"Data {dataset.name!r} has no split {chosen!r}. It has: {', '.join(dataset.splits)}.")
+        if predictor.task.needs_reference:
+            dataset = reference_of(recipe, dataset, predictor.setup)
         windows = predictor.task.split(dataset, chosen, recipe.model, training=False)
         batch_size = batch_size_for(recipe.train.batch_size)
         found = evaluate(

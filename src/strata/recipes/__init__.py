@@ -53,7 +53,8 @@ _add("reading", "tags", "Entities or parts of speech, by a recurrent net: data=F
 _add("reading", "wnut17", "New and rare entities in noisy text: data=./wnut17")
 _add("reading", "questions", "Answers to questions as parts of a text: data=FILE.json (SQuAD's form) or FILE.jsonl")
 _add("reading", "jaquad", "Questions on Japanese Wikipedia, by a small BERT from scratch: data=./jaquad")
-_add("alignment", "chat", "The answers of an assistant, from weights or from nothing: data=FILE.jsonl weights=PATH")
+_add("alignment", "chat", "The answers of an assistant in conversations: data=FILE.jsonl")
+_add("alignment", "chat-tune", "The same from weights trained before: data=FILE.jsonl weights=PATH")
 _add("alignment", "dpo", "Answers that people prefer to others, by DPO: data=FILE.jsonl weights=PATH")
 _add("alignment", "embed", "One vector a text, from pairs that mean the same: data=FOLDER or FILE.jsonl")
 _add("pixels", "unet", "U-Net: masks or pictures from pictures, or noise removed from them: data=FOLDER")
@@ -76,7 +77,7 @@ FOR_KIND = {
 """The recipe that `strata train PATH` picks for what lies at PATH."""
 
 
-FOR_KIND_FROM_WEIGHTS = {"image": "finetune", "sentences": "finetune-sentences"}
+FOR_KIND_FROM_WEIGHTS = {"image": "finetune", "sentences": "finetune-sentences", "chat": "chat-tune"}
 """Likewise where `weights=` says what to begin from."""
 
 

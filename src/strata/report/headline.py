@@ -119,6 +119,8 @@ def _sentence(history: History, results: dict[str, Record], main: str | None) ->
         "next_token": f"to continue text, {history.token_word} by {history.token_word}",
         "image_to_image": "to make pictures of pictures",
         "translate": "to turn texts into others",
+        "tag": "to find spans in texts" if history.main_metric == "span_f1" else "to tag each word of a text",
+        "extract_answer": "to answer questions by a part of a text",
         "adversarial": f"to make pictures like those of {history.data_name}",
     }.get(kind, "its task")
     size = f", a network of {millions(model.get('parameters'))} parameters," if finite(model.get("parameters")) else ""

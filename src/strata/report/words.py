@@ -155,6 +155,23 @@ _METRICS = {
         label="recall", is_share=True, says="share of a class's samples that were recognised, mean over classes"
     ),
     "f1": Metric(label="F1", is_share=True, says="harmonic mean of precision and recall, mean over classes"),
+    "span_f1": Metric(
+        label="F1 of spans",
+        is_share=True,
+        says="harmonic mean of precision and recall; a span is right if both its ends and its type are",
+    ),
+    "span_precision": Metric(label="precision of spans", is_share=True, says="share of what was found that is right"),
+    "span_recall": Metric(label="recall of spans", is_share=True, says="share of what is there that was found"),
+    "answer_f1": Metric(
+        label="F1 of answers", is_share=True, says="how much answer and truth share, mean over questions"
+    ),
+    "exact_match": Metric(label="exact match", is_share=True, says="share of questions answered to the word"),
+    "answer_f1_answerable": Metric(
+        label="F1 where there is an answer", is_share=True, says="likewise, of questions that the text answers"
+    ),
+    "no_answer_accuracy": Metric(
+        label="found unanswerable", is_share=True, says="share of the other questions that were known as such"
+    ),
     "auroc": Metric(
         label="AUROC",
         says="share of pairs, one of the class and one not, in which the right one is ranked higher",

@@ -146,6 +146,8 @@ class Task:
     """Fields of its config that tell a model which can serve this task from others."""
     reading: ClassVar[Reading | None] = None
     """How a model has to read texts to serve it; None where any way will do."""
+    needs_reference: ClassVar[bool] = False
+    """The loss looks at what the model said before it was trained: see `reference`."""
 
     @property
     def main_metric(self) -> str | None:
@@ -213,6 +215,13 @@ class Task:
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
         """Return the loss of a batch as sum and count, in fp32."""
+        raise NotImplementedError
+
+    def reference(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the loss has to know of each sample that the model says as it begins, (B,) or (B, K) by name.
+
+        It is asked once, with the model in eval mode and gradients off, and then is in every batch.
+        """
         raise NotImplementedError
 
     def measure(self, model: nn.Module, batch: Mapping[str, Tensor], draw: Draw) -> Measure:

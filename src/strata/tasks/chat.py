@@ -56,17 +56,6 @@ class Chat(NextToken):
             )
         return self
 
-    def check_model(self, config: Any, dataset: Dataset) -> None:
-        """Raise ConfigError for a model that does not read forwards, or cannot look back on the longest text."""
-        super().check_model(config, dataset)
-        longest = dataset.details["longest"]
-        if not carries_state(config) and longest > room_of(config.context):
-            needed = room_of(longest + 7)
-            raise ConfigError(
-                f"The longest text has {longest + 1:,} tokens, more than model.context={config.context} can look back "
-                f"on. Set model.context={needed}, or cut what is longer: data.max_length={room_of(config.context) + 1}."
-            )
-
     def split(self, dataset: Dataset, name: str, model_config: Any, *, training: bool) -> Split:
         """Return conversations, several in a sample where the model can tell them apart."""
         split: Any = dataset.splits[name]
@@ -105,9 +94,10 @@ class Chat(NextToken):
         settings = Decoding.of(options)
         for words in settings.without_effect():
             logger.warning(words)
-        lines = [said or GREETING] if said is None or isinstance(said, str) else [*said]
+        greeting = GREETING if can_read(GREETING, context.preprocess) else ""
+        lines = [said or greeting] if said is None or isinstance(said, str) else [*said]
         talks = [_conversation(line) for line in lines]
-        below = None if stream is None else _on_the_next_line(stream, "" if said else GREETING)
+        below = None if stream is None else _on_the_next_line(stream, "" if said else greeting)
         found = self._answer(model, talks, context, settings, draft=draft, stream=below)
         texts = [f"{line}\n{answer}" for line, several in zip(lines, found, strict=True) for answer in several]
         alone = settings.number == 1 and (said is None or isinstance(said, str))
@@ -129,6 +119,15 @@ class Chat(NextToken):
         speaks = Language(context.preprocess, tuple(dict.fromkeys(stops)))
         found = write(model, prompts, settings, speaks, device=context.device, **more)
         return [[one.text for one in several] for several in found]
+
+
+def can_read(text: str, preprocess: Any) -> bool:
+    """Say whether a tokenizer has a token for every character of a text."""
+    try:
+        preprocess.encode(text)
+    except DataError:
+        return False
+    return True
 
 
 def _conversation(raw: Any) -> list[dict[str, str]]:

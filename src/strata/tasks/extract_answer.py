@@ -27,8 +27,7 @@ from strata import losses
 from strata.config import Positive
 from strata.data.dataset import Dataset, Split
 from strata.data.questions import AskedSplit, asked_of, references_of
-from strata.data.sequences import PAD_TO
-from strata.errors import ConfigError, DataError
+from strata.errors import DataError
 from strata.losses import LossSum
 from strata.tasks.base import Answering, Draw, Evaluation, Measure, Sums, Task, sums_of
 
@@ -76,16 +75,6 @@ class ExtractAnswer(Task):
     def notes(self, dataset: Dataset) -> list[str]:
         """Return what F1 counts."""
         return [f"F1 is of the {self.scores} that answer and truth share (task.scores)"]
-
-    def check_model(self, config: Any, dataset: Dataset) -> None:
-        """Raise ConfigError for a model that marks no spans, or has too little room for a window."""
-        super().check_model(config, dataset)
-        longest = -(-dataset.details["longest"] // PAD_TO) * PAD_TO
-        if longest > config.context:
-            raise ConfigError(
-                f"A window has {longest} tokens with padding, more than model.context={config.context}. "
-                f"Set model.context={longest}, or data.max_length={config.context // PAD_TO * PAD_TO}."
-            )
 
     def sizes(self, dataset: Dataset) -> dict[str, Any]:
         """Return the data's sizes, and the head that gives starts and ends."""

@@ -71,16 +71,19 @@ class MaskedToken(Task):
                 f"Data {dataset.name!r} is of kind {dataset.kind!r}; this recipe learns from running text. "
                 "Of records that hold a text, data.kind=text makes one."
             )
-        text = dataset.tokenizer
-        if text.mask is None:
-            raise DataError(
-                f"These tokens ({text.tokens}) have no mask to hide others behind. Use data.tokens=wordpiece, bpe or "
-                "unigram, or a data.tokenizer that has one."
-            )
         if self.masked + self.replaced > 1:
             raise ConfigError(
                 f"task.masked={self.masked} and task.replaced={self.replaced} are shares of the hidden tokens, and add "
                 "up to more than 1."
+            )
+        return self.of(dataset.tokenizer)
+
+    def of(self, text: TextPreprocess) -> MaskedToken:
+        """Return the task with a tokenizer's special tokens filled in. Raises DataError where it has no mask."""
+        if text.mask is None:
+            raise DataError(
+                f"These tokens ({text.tokens}) have no mask to hide others behind. Use data.tokens=wordpiece, bpe or "
+                "unigram, or a data.tokenizer that has one."
             )
         special = tuple(sorted(text.special_ids.values()))
         return dataclasses.replace(self, mask_token=text.mask, special_tokens=special, num_tokens=text.vocab_size)
@@ -181,7 +184,8 @@ class MaskedToken(Task):
 
     def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
         """Return the likeliest tokens for each mask of each text, and the text with the likeliest filled in."""
-        row_M, place_M = (input_B == self.mask_token).nonzero().unbind(1)
+        assert self.mask_token is not None, "resolve() fills it in"
+        row_M, place_M = input_B.eq(self.mask_token).nonzero().unbind(1)
         x_MD = model.features(input_B)[row_M, place_M]  # type: ignore[operator]
         chance_MV = model.head(x_MD).float().softmax(-1)  # type: ignore[operator]
         chance_MV[:, self.num_tokens :] = 0

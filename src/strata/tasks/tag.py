@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from strata import losses
 from strata.config import Probability
 from strata.data.dataset import Dataset
-from strata.data.sequences import PAD_TO, Ragged
+from strata.data.sequences import Ragged
 from strata.data.tags import UNTAGGED, types_of
 from strata.errors import ConfigError, DataError
 from strata.losses import LossSum
-from strata.models import family_of, model_class
 from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task, mask_of, sums_of
 
 EXAMPLES = 5
@@ -63,21 +62,10 @@ class Tag(Task):
             )
         types = types_of(dataset.labels)
         if self.main == "span_f1" and not types:
-            raise ConfigError("task.main=span_f1 is of spans, and these tags are of single words. Use task.main=accuracy.")
-        return dataclasses.replace(self, types=types)
-
-    def check_model(self, config: Any, dataset: Dataset) -> None:
-        """Raise ConfigError for a model that does not read texts, or has too little room for the longest."""
-        super().check_model(config, dataset)
-        context, longest = getattr(config, "context", None), dataset.details["longest"]
-        needed = -(-longest // PAD_TO) * PAD_TO
-        if getattr(model_class(str(family_of(config))), "carries_state", False):
-            return  # its context is of training as a language model, and no limit
-        if context is not None and needed > context:
             raise ConfigError(
-                f"The longest sentence has {longest} tokens, more than go into model.context={context} with padding. "
-                f"Set model.context={needed}, or read sentences in pieces: data.max_length={context // PAD_TO * PAD_TO}."
+                "task.main=span_f1 is of spans, and these tags are of single words. Use task.main=accuracy."
             )
+        return dataclasses.replace(self, types=types)
 
     def sizes(self, dataset: Dataset) -> dict[str, Any]:
         """Return the data's sizes, and the head that gives each token's tags."""
@@ -102,18 +90,13 @@ class Tag(Task):
         return Measure(sums)
 
     def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return precision, recall and F1 of all spans together, F1 of each type, accuracy of words, and the loss."""
+        """Return F1, precision and recall of all spans together, accuracy of words, and the loss."""
         words = int(sums["words"])
         found = {"accuracy": int(sums["hits"]) / words, "loss": float(sums["loss"]) / words}
         if not self.types:
             return found
         right_K, found_K, true_K = (sums[name] for name in ("spans_right", "spans_found", "spans_true"))
-        whole = _ratios(int(right_K.sum()), int(found_K.sum()), int(true_K.sum()))
-        of_type = {
-            f"span_f1_{name}": _ratios(int(right_K[k]), int(found_K[k]), int(true_K[k]))["span_f1"]
-            for k, name in enumerate(self.types)
-        }
-        return whole | of_type | found
+        return _ratios(int(right_K.sum()), int(found_K.sum()), int(true_K.sum())) | found
 
     def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
         """Return how well each type of spans is found."""

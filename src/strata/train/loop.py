@@ -44,9 +44,10 @@ from strata.train.optim import build_optimizer, clip_gradients, penalty_gradient
 from strata.train.plan import make_plan
 from strata.train.probe import feature_splits
 from strata.train.recipe import Recipe
+from strata.train.reference import with_reference
 from strata.train.state import TrainState
 from strata.train.transfer import layer_rates
-from strata.weights import head_is_new, load_into, open_weights
+from strata.weights import head_is_new, load_into, new_tokens, open_weights
 
 SECONDS_BETWEEN_SAVES = 60.0
 FIRST_LOOK = 2000
@@ -125,8 +126,9 @@ def resolve(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, str]:
         sizes["vocab_size"] = max(sizes["vocab_size"], recipe.model.vocab_size)
     model = dataclasses.replace(recipe.model, **sizes)
     if weights.source is not None:
-        is_new = head_is_new(model, open_weights(weights.source, model), dataset.labels)
-        weights = dataclasses.replace(weights, new_head=is_new)
+        opened = open_weights(weights.source, model)
+        is_new = head_is_new(model, opened, dataset.labels)
+        weights = dataclasses.replace(weights, new_head=is_new, new_tokens=new_tokens(model, opened))
     data = recipe.data
     if Path(data.source).exists() and dataset.details.get("path"):
         data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
@@ -160,7 +162,8 @@ class Training:
         model: Any = build(recipe.model)
         notes: list[str] = []
         is_probe = recipe.weights.source is not None and recipe.weights.tune == "probe"
-        if recipe.weights.source is not None and (fresh or is_probe):
+        asks_first = is_probe or self.task.needs_reference
+        if recipe.weights.source is not None and (fresh or asks_first):
             notes.append(load_into(model, open_weights(recipe.weights.source, recipe.model), labels=dataset.labels))
         transfer.prepare(recipe.weights, model)
         stages = transfer.stages(recipe.weights, self.task.stages(), model)
@@ -182,6 +185,10 @@ class Training:
             self.split = self.features["train"]
             stages = transfer.stages(recipe.weights, self.task.stages(), model, self.features["train"].input)
             self.plan = make_plan(self.config, len(self.split), stages)
+            notes.append(said)
+        if self.task.needs_reference:
+            dataset, said = with_reference(self.task, model, dataset, self.setup)
+            self.split = self.task.split(dataset, "train", recipe.model, training=True)
             notes.append(said)
         self.dataset = dataset.replace(notes=(*dataset.notes, *notes))
         self.sees_pictures = dataset.kind == "image" and not is_probe

@@ -9,9 +9,11 @@ B samples, F features.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,23 +46,31 @@ def feature_splits(model: Any, dataset: Dataset, setup: Setup) -> tuple[dict[str
     for name, split in dataset.splits.items():
         preparation = json.dumps(to_json(dataset.preprocess), sort_keys=True)
         key = digest(of_weights, dataset.fingerprint, name, str(len(split)), preparation, setup.precision)
-        file = cache_folder() / "features" / f"{key}.safetensors"
-        try:
-            tensors = read_tensors(file) if file.is_file() else None
-        except CheckpointError:  # damaged: computed anew
-            tensors = None
-        read_back += tensors is not None
-        if tensors is None:
-            tensors = _compute(model, split, dataset, setup)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(f".{time.monotonic_ns()}.tmp")
-            write_tensors(aside, tensors)
-            aside.replace(file)
+        tensors, was_there = kept(key, lambda split=split: _compute(model, split, dataset, setup))  # type: ignore[misc]
+        read_back += was_there
         describe: Any = getattr(split, "describe", lambda index: {})
         found[name] = TensorSplit(tensors["input"], tensors.get("target"), describe)
     samples, seconds = sum(len(split) for split in found.values()), time.perf_counter() - began
     how = "read back from the cache" if read_back == len(found) else f"computed once, in {seconds:.1f} s"
     return found, f"features of {samples:,} samples {how}; the trunk stands still and is not run again"
+
+
+def kept(key: str, compute: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+    """Return tensors from the cache folder, or compute them and put them there; and whether they were there.
+
+    Args:
+        key: a digest of all that they depend on.
+    """
+    file = cache_folder() / "features" / f"{key}.safetensors"
+    with contextlib.suppress(CheckpointError):  # damaged: computed anew
+        if file.is_file():
+            return read_tensors(file), True
+    tensors = compute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(f".{time.monotonic_ns()}.tmp")
+    write_tensors(aside, tensors)
+    aside.replace(file)
+    return tensors, False
 
 
 @torch.no_grad()

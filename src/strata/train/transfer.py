@@ -14,13 +14,15 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from strata.config import Fraction, Positive, PositiveFloat
+from strata.config import Fraction, NotNegative, Positive, PositiveFloat
 from strata.errors import ConfigError
 from strata.tasks import Stage
 from strata.train import lora
 
 HEAD = "head."
 """What the names of the output layer's parameters begin with, in every model."""
+EMBEDDING = "token_embedding."
+"""Likewise of the table of tokens, in models that have learned vectors for them."""
 HEAD_RATE = 10.0
 """Learning rate of a head that learns alone, as a multiple of the network's, where its input has mean square 1: one
 layer bears more than many. The step that a method such as AdamW takes does not depend on the input's size, and what it
@@ -42,6 +44,8 @@ class TransferConfig:
     """Share of the steps in which a new head learns alone before the rest does; of "full" and "lora"."""
     new_head: bool = True
     """The head answers something else than the weights' own, and so begins anew; filled in from weights and data."""
+    new_tokens: NotNegative = 0
+    """Tokens of the data that the weights do not know, so that "lora" trains the embedding too; filled in likewise."""
     first_layer_rate: PositiveFloat = 0.1
     """Learning rate of the first layer as a share of the head's; those between lie on a geometric line."""
     rank: Positive = 8
@@ -82,10 +86,12 @@ def stages(
     if config.tune == "lora":
         added = tuple(name for name, _ in model.named_parameters() if lora.is_added(name))
         trained = (*added, HEAD) if config.new_head else added
+        trained += (EMBEDDING, HEAD) if config.new_tokens else ()
         then = dataclasses.replace(whole, parameters=trained)
     else:
         then = dataclasses.replace(whole, first_layer_rate=config.first_layer_rate)
-    if config.frozen == 0 or not config.new_head:
+    has_head = any(name.startswith(HEAD) for name, _ in model.named_parameters())
+    if config.frozen == 0 or not config.new_head or not has_head:
         return (dataclasses.replace(usual[0], phases=(then,)),)
     return (
         Stage(name="head", share=config.frozen, phases=(dataclasses.replace(head_alone, parameters=(HEAD,)),)),

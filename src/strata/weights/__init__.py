@@ -105,8 +105,17 @@ def _open_ours(path: Path, content: Mapping[str, Any]) -> Weights:
         config=config,
         preprocess={key: _tuple(prepared[key]) for key in kept if key in prepared} | _tokenizer_in(path),
         labels=tuple(content.get("labels", ())),
-        state=lambda: read_tensors(path / "model.safetensors"),
+        state=lambda: _with_tied(config, read_tensors(path / "model.safetensors")),
     )
+
+
+def _with_tied(config: Any, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a run's file, where what is tied is once, under all of their names."""
+    with torch.device("meta"):
+        ours = build(config).state_dict(keep_vars=True)
+    value_of = {id(ours[name]): value for name, value in stored.items() if name in ours}
+    tied = {name: value_of[id(parameter)] for name, parameter in ours.items() if id(parameter) in value_of}
+    return {**stored, **tied}
 
 
 def _tuple(value: Any) -> Any:
@@ -240,6 +249,8 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     """Put weights into a model of the same architecture and say in words what was taken.
 
     The head stays fresh where it is of other classes; a model's learned positions are brought to its picture size.
+    Tokens that the weights do not know begin as the mean of all others, so that they are neither likely nor unlikely
+    (Hewitt 2021, "Initializing new word embeddings for pretrained language models").
 
     Args:
         labels: of the classes that the model is to tell apart; None keeps the head.
@@ -254,6 +265,9 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     if getattr(config, "image_size", None) != getattr(weights.config, "image_size", None):
         fit = getattr(_room_or_none(family), "fit_positions", None)
         theirs = fit(theirs, weights.config, config) if fit is not None else theirs
+    more = new_tokens(config, weights)
+    if more:
+        theirs = {name: _with_more_rows(value, ours.get(name), more) for name, value in theirs.items()}
     head = [name for name in ours if "head" in name.split(".")]  # an auxiliary head's last layer too
     is_new = labels is not None and head_is_new(config, weights, labels)
     wrong = [name for name in ours if not (is_new and name in head) and _differ(ours, theirs, name)]
@@ -267,7 +281,20 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     taken = {name: value for name, value in theirs.items() if name in ours and not (is_new and name in head)}
     model.load_state_dict(taken, strict=False)
     number = sum(value.numel() for value in taken.values())
-    return f"{number:,} numbers from {weights.source} ({weights.layout}); the head is {'new' if is_new else 'kept'}"
+    said = f"{number:,} numbers from {weights.source} ({weights.layout}); the head is {'new' if is_new else 'kept'}"
+    return said + (f"; {more:,} tokens are new to it, and the embedding has as many rows more" if more else "")
+
+
+def new_tokens(config: Any, weights: Weights) -> int:
+    """Return how many tokens a model has more than weights know."""
+    return max(0, getattr(config, "vocab_size", 0) - getattr(weights.config, "vocab_size", 0))
+
+
+def _with_more_rows(value: Tensor, ours: Tensor | None, more: int) -> Tensor:
+    """Return what is a row for each token with rows for the new ones; anything else as it is."""
+    if ours is None or ours.shape != (value.shape[0] + more, *value.shape[1:]):
+        return value
+    return torch.cat([value, value.mean(0, keepdim=True).expand(more, *value.shape[1:])])
 
 
 def head_is_new(config: Any, weights: Weights, labels: tuple[str, ...]) -> bool:

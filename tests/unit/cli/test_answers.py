@@ -46,6 +46,33 @@ def test_a_table_gives_its_rows(tmp_path: Path) -> None:
         list(expand([str(tmp_path)], "table"))
 
 
+def test_a_file_of_questions_or_of_tagged_words_gives_each_as_a_record(tmp_path: Path) -> None:
+    asked = {"question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]}
+    squad = {"data": [{"paragraphs": [{"context": "Ada lives.", "qas": [asked]}]}]}
+    (tmp_path / "q.json").write_text(json.dumps(squad))
+    assert [*expand([str(tmp_path / "q.json")], "questions")] == [asked | {"context": "Ada lives."}]
+    (tmp_path / "t.conll").write_text("Ada\tB-x\nlives\tO\n")
+    (tmp_path / "t.txt").write_text("Ada lives.\n\nSo does Bob.\n")
+    tagged, *lines = expand([str(tmp_path / "t.conll"), str(tmp_path / "t.txt")], "tags")
+    assert tagged["tokens"] == ["Ada", "lives"] and lines == ["Ada lives.", "So does Bob."]
+
+
+def test_entities_tags_and_answers_are_shown_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        {"input": "Ada", "entities": [{"text": "Ada", "type": "person", "probability": 0.5, "start": 0, "end": 3}]},
+        {"tags": [{"text": "a", "tag": "DET"}, {"text": "cat", "tag": "NOUN"}]},
+        {"answer": "Bern", "probability": 0.25},
+        {"answer": "", "likeliest": {"answer": "Bern"}},
+    ]
+    assert show(iter(found), top=1, as_json=False, as_csv=False) == (4, 0)
+    assert capsys.readouterr().out.splitlines() == [
+        "Ada: Ada (person) 50.0%",
+        "row 2: a/DET cat/NOUN",
+        "row 3: Bern 25.0%",
+        "row 4: (no answer)",
+    ]
+
+
 def test_answers_are_shown_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     found = [
         {"input": "a.png", "label": "cat", "top": [{"label": "cat", "probability": 0.75}] * 3},

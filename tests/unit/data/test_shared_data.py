@@ -28,6 +28,7 @@ pytestmark = [
         ("bccd/JPEGImages", {"limit": 20}, "image", (20, 55, 55), {"image_size": 224, "in_channels": 3}),
         ("etth", {"target": "OT"}, "table", (12_194, 2613, 2613), {"num_classes": 1}),
         ("tinyshakespeare", {"validation": 0.1, "test": 0}, "text", (1_003_854, 111_540), {"vocab_size": 65}),
+        ("wnut17", {}, "tags", (3394, 1009, 1287), {"num_classes": 13}),
         ("names", {}, "text", (205_330, 11_407, 11_407), {"vocab_size": 27}),
     ],
 )

@@ -107,7 +107,7 @@ def test_lines_that_do_not_fit_are_refused_with_their_number(text: str, said: st
 def test_as_many_tags_as_words_are_needed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"tokens": ["a", "b"], "tags": ["O"]}), encoding="utf-8")
-    with pytest.raises(DataError, match="2 words and 1 tags of .* record 1"):
+    with pytest.raises(DataError, match=r"2 words and 1 tags of .* record 1"):
         opened(path, kind="tags")
 
 

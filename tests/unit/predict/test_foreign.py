@@ -1,0 +1,91 @@
+"""A Hugging Face folder of a text model answers as what its head says it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import strata
+from strata import models
+from strata.data.dataset import DataConfig
+from strata.data.tokenizer import tokenizer_for
+from strata.errors import DataError, RunError
+from strata.models.bert import BertConfig
+from strata.models.gpt import GPTConfig
+from strata.models.t5 import T5Config
+from strata.predict.run import Predictor
+from strata.weights import write_huggingface
+
+TEXTS = ["the cat sat on the mat", "a dog ran over the hill", "who sat on the mat ?"] * 20
+
+
+def folder_of(path: Path, config: Any, tokens: str = "wordpiece", labels: tuple[str, ...] = ()) -> Path:
+    text, _ = tokenizer_for(DataConfig(source="", tokens=tokens), TEXTS)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = models.build(dataclasses.replace(config, vocab_size=text.vocab_size))
+    special = {"start": text.start, "end": text.end, "pad": text.pad}
+    write_huggingface(path, model, labels=labels, special=special)
+    text.write_huggingface(path)
+    return path
+
+
+BERT = BertConfig(num_layers=1, num_heads=2, width=16, hidden_width=32, context=32)
+
+
+def test_a_language_model_continues_a_text(tmp_path: Path) -> None:
+    config = GPTConfig(num_layers=1, num_heads=2, width=16, context=32)
+    predictor = Predictor(folder_of(tmp_path, config, "bpe"))
+    one, two = (predictor.generate(prompt="the cat", tokens=5, temperature=0).text for _ in range(2))
+    assert one == two
+    assert str(one).startswith("the cat")
+
+
+def test_a_classifier_names_its_own_labels(tmp_path: Path) -> None:
+    config = dataclasses.replace(BERT, head="class", num_classes=3)
+    predictor = Predictor(folder_of(tmp_path, config, labels=("x", "y", "z")))
+    (answer,) = predictor.predict(["the dog sat"])
+    assert answer["label"] in ("x", "y", "z")
+
+
+def test_a_tagger_a_reader_and_an_embedder_answer_in_their_way(tmp_path: Path) -> None:
+    tags = dataclasses.replace(BERT, head="token_class", num_classes=3)
+    tagger = Predictor(folder_of(tmp_path / "tags", tags, labels=("O", "B-x", "I-x")))
+    assert "error" not in next(iter(tagger.predict(["the dog sat"])))
+    reader = Predictor(folder_of(tmp_path / "span", dataclasses.replace(BERT, head="span", num_classes=2)))
+    question = {"question": "who sat ?", "context": "the cat sat on the mat"}
+    assert next(iter(reader.predict([question])))["answer"] in question["context"]
+    embedder = Predictor(folder_of(tmp_path / "embedding", dataclasses.replace(BERT, head="embedding")))
+    (answer,) = embedder.predict(["the dog sat"])
+    assert len(answer["vector"]) == 16
+
+
+def test_masked_words_are_filled_in(tmp_path: Path) -> None:
+    predictor = Predictor(folder_of(tmp_path, dataclasses.replace(BERT, head="token")))
+    (answer,) = predictor.predict(["the [MASK] sat on the mat"])
+    assert "error" not in answer
+
+
+def test_an_encoder_decoder_writes_a_text_from_a_text(tmp_path: Path) -> None:
+    config = T5Config(num_layers=1, num_heads=2, width=16, hidden_width=32, head_width=8)
+    predictor = Predictor(folder_of(tmp_path, config, "unigram"))
+    (answer,) = predictor.predict(["the cat sat"])
+    assert isinstance(answer["text"], str)
+
+
+def test_a_trunk_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"without a head, which answers nothing by itself. Train one on it: strata train"
+    ):
+        Predictor(folder_of(tmp_path, BERT))
+    assert isinstance(strata.load(tmp_path), torch.nn.Module)
+
+
+def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, dataclasses.replace(BERT, head="class"), labels=("x", "y"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
+        Predictor(folder)
