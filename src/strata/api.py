@@ -207,8 +207,8 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
     """Write a trained model as others read it and return where.
 
     Args:
-        to: "huggingface" (or "hf"), a folder that transformers opens with ``from_pretrained``, or "torchvision", a safetensors
-            file of a state dict.
+        to: "huggingface" (or "hf"), a folder that transformers opens with ``from_pretrained``, or "torchvision", a
+            safetensors file of a state dict.
 
     Raises ConfigError for another layout, WeightsError for a model that has no counterpart there.
     """

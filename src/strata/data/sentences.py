@@ -9,6 +9,7 @@ N texts, T tokens in one.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ TARGETS = ("label", "target", "class", "category", "intent", "sentiment", "topic
 """Likewise of the target, where data.target does not say."""
 LENGTH_AT_MOST = 512
 """Tokens read of a text, where data.max_length does not say."""
+SHOWN = 200
+"""Characters of a text that a report shows."""
 _LABELLED_LINE = re.compile(r"(?:__label__)?(\S+?)[ \t]\s*(\S.*)")
 
 
@@ -201,7 +204,7 @@ class _Describe:
     texts: list[str]
 
     def __call__(self, index: int) -> dict[str, Any]:
-        return {"text": self.texts[index]}
+        return {"row": {"text": textwrap.shorten(self.texts[index], SHOWN, placeholder=" ...")}}
 
 
 def _values(values: list[Any]) -> np.ndarray:

@@ -26,7 +26,8 @@ from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
 from strata.predict.attention import AttentionMap
 from strata.predict.foreign import read_foreign
-from strata.predict.packed import choose_weights, packed
+from strata.predict.decode import for_tokens
+from strata.predict.packed import choose_weights
 from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
@@ -209,10 +210,11 @@ class Predictor:
         """Return the model with its weights kept as is best, and the context in which it runs."""
         decision = choose_weights(weights, self.model, self.setup)
         logger.info("%s: %s (%s)", *dataclasses.astuple(decision))
-        if decision.value == "fp32":
-            return self.model, self.setup.autocast() if weights == "auto" else contextlib.nullcontext()
         if decision.value not in self._packed:
-            self._packed = {decision.value: packed(self.model, decision.value, self.setup)}
+            self._packed = {decision.value: for_tokens(self.model, decision.value, self.setup)}
+        if decision.value == "fp32":
+            autocast = self.setup.autocast() if weights == "auto" else contextlib.nullcontext()
+            return self._packed["fp32"], autocast
         on_cpu = self.setup.device.type == "cpu"
         bf16 = contextlib.nullcontext() if on_cpu else torch.autocast(self.setup.device.type, dtype=torch.bfloat16)
         return self._packed[decision.value], bf16
@@ -324,7 +326,8 @@ class Run:
             config = dataclasses.replace(config, test=str(Path(data).resolve()))
             split = "test"
         text = getattr(predictor.preprocess, "text", predictor.preprocess)
-        if getattr(text, "tokenizer", "") or config.tokenizer is not None:  # as it was learned: trained again it would be the same, and take its time
+        if getattr(text, "tokenizer", "") or config.tokenizer is not None:
+            # As it was learned: trained again it would be the same and take its time, and a folder may be gone
             config = dataclasses.replace(
                 config, tokenizer=str(self._folder.model), tokens=None, vocab_size=None, lowercase=False
             )

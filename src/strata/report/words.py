@@ -218,6 +218,19 @@ _METRICS = {
     "rouge_1": Metric(label="ROUGE-1", says="F-measure of words against the best reference; of 100"),
     "rouge_2": Metric(label="ROUGE-2", says="the same of pairs of words"),
     "rouge_l": Metric(label="ROUGE-L", says="the same of the longest sequence of words that both have"),
+    "margin": Metric(label="margin of the reward", says="how far the reward of what was chosen lies above the other's"),
+    "retrieval_accuracy": Metric(
+        label="partners found", is_share=True, says="how often the nearest text of the other side is the partner"
+    ),
+    "retrieval_back_accuracy": Metric(label="partners found, back", is_share=True, says="the same from the other side"),
+    "mrr": Metric(label="mean reciprocal rank", says="1 / the partner's place among all texts by nearness, on average"),
+    "mrr_back": Metric(label="mean reciprocal rank, back", says="the same from the other side"),
+    "spearman": Metric(label="rank correlation", says="how well nearness goes with the scores; 1 is perfect"),
+    "neighbour_accuracy": Metric(
+        label="nearest of its class", is_share=True, says="how often the nearest other text is of the same class"
+    ),
+    "alignment": Metric(label="alignment", higher_is_better=False, says="mean squared distance of partners"),
+    "uniformity": Metric(label="uniformity", higher_is_better=False, says="how evenly all are spread; lower is better"),
     "rmse": Metric(label="RMSE", higher_is_better=False, says="root of the mean squared error, in the target's unit"),
     "mae": Metric(label="mean absolute error", higher_is_better=False, says="in the target's unit"),
     "r2": Metric(label="R²", says="1 is perfect, 0 is no better than always saying the mean"),

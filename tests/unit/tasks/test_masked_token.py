@@ -138,10 +138,10 @@ def small(corpus: Path, **more: Any) -> dict[str, Any]:
         "model.width": 64,
         "model.hidden_width": 64,
         "model.context": 16,
-        "model.dropout": 0.0,
-        "model.attention_dropout": 0.0,
         "train.steps": 100,
+        "train.optimizer": "adamw",
         "train.learning_rate": 5e-3,
+        "train.weight_decay": 0.0,
         "train.evaluate_every": 1000,
         "train.device": "cpu",
     } | more
