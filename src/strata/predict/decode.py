@@ -147,7 +147,7 @@ def _described(model: GPT) -> _Net:
         _ACTIVATIONS.index("swiglu" if config.mlp == "swiglu" else config.activation),
         blocks,
         _norm(model.norm),
-        model.slope_H.data_ptr() if config.positions == "alibi" else None,
+        model.slope_H.data_ptr() if config.positions == "alibi" else None,  # type: ignore[operator]
     )
 
 

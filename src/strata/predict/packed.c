@@ -476,10 +476,18 @@ static void read_along(struct thread *self, const struct gpt *g, const struct st
     }
 }
 
+/* Threads that pay for a matrix: to begin together takes as long as one of them reads this many bytes. */
+static int useful(const struct matrix *a, int threads) {
+    static const int size[] = {4, 2, 1};
+    int64_t most = 1 + a->outputs * a->inputs * size[a->type] / (128 << 10);
+    return most < threads ? (int)most : threads;
+}
+
 static long lines(long numbers) { return (numbers + 15) / 16 * 16; } /* floats in whole cache lines */
 
 /* Return 0, or 1 where there is no memory. */
 int gpt_step(const struct gpt *g, const struct step *s, int threads) {
+    threads = useful(&g->blocks->up, threads);
     long of_heads = lines(s->rows * g->heads * g->head_width), of_hidden = lines(s->rows * g->hidden_width);
     long of_qkv = lines(s->rows * (g->heads + 2 * g->kv_heads) * g->head_width);
     long own_normed = lines(s->rows * g->width), own = own_normed + lines(s->position + 1);
@@ -505,6 +513,7 @@ int gpt_step(const struct gpt *g, const struct step *s, int threads) {
 
 /* y (rows, outputs) of x (rows, inputs). Return 0, or 1 where there is no memory. */
 int product(const struct matrix *matrix, const float *x, float *y, long rows, int threads) {
+    threads = useful(matrix, threads);
     struct counter *counters = calloc(threads + 1, sizeof *counters);
     if (!counters) return 1;
 #pragma omp parallel num_threads(threads)

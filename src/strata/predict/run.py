@@ -25,8 +25,8 @@ from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
 from strata.predict.attention import AttentionMap
-from strata.predict.foreign import read_foreign
 from strata.predict.decode import for_tokens
+from strata.predict.foreign import read_foreign
 from strata.predict.packed import choose_weights
 from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task

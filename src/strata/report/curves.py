@@ -1,4 +1,4 @@
-"""How a run learned: four charts over its steps, each with a sentence that says what it shows.
+"""How a run learned: charts over its steps, each with a sentence that says what it shows.
 
 One accent colour: what is measured on held-out data, or the generator. Training itself is drawn in a softer ink.
 """
@@ -9,15 +9,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from strata.report import pictures
-from strata.report.history import History, Record, as_dict
+from strata.report.history import History, Record, as_dict, as_list
 from strata.report.pictures import Line, Marks, Strip
-from strata.report.words import finite, listed, median, metric, number, percent, rate
+from strata.report.words import counted, finite, listed, median, metric, number, percent, rate
 
 _SECOND_METRICS = ("accuracy", "r2", "mae", "perplexity")
 
 
 def curves(history: History) -> list[Record]:
-    found = [_loss_figure(history), _metric_figure(history), _rate_figure(history), _throughput_figure(history)]
+    found = [
+        _loss_figure(history),
+        _metric_figure(history),
+        _rate_figure(history),
+        _throughput_figure(history),
+        _flow_figure(history),
+    ]
     figures = [figure for figure in found if figure is not None]
     for place, figure in enumerate(figures):
         figure["number"] = place + 1
@@ -99,7 +105,8 @@ def _loss_figure(history: History) -> Record | None:
 def _softened(history: History) -> str:
     """Return in words what makes the training loss higher than the same loss on plain data."""
     augment = as_dict(history.data_config.get("augment"))
-    changed = any(value for name, value in augment.items() if name not in ("padding", "mixup", "cutmix"))
+    is_image = history.data_kind in ("image", "pairs")
+    changed = is_image and any(v for name, v in augment.items() if name not in ("padding", "mixup", "cutmix"))
     found = {
         "label smoothing": history.task.get("label_smoothing"),
         "dropout": history.model_config.get("dropout"),
@@ -238,3 +245,25 @@ def _throughput_figure(history: History) -> Record | None:
             Strip(lines=[line], is_share=True, log=False, floor=0.0, ceiling=0.05, weight=0.8, title="waiting for data")
         )
     return _figure(history, f"{noun.capitalize()} per second", strips, caption, [])
+
+
+def _flow_figure(history: History) -> Record | None:
+    """Show how far back in a window a recurrent net's gradients reach."""
+    layers = [[finite(norm) for norm in as_list(layer)] for layer in as_list(history.end.get("gradient_flow"))]
+    if not layers or len(layers[-1]) < 2 or any(norm is None or norm <= 0 for layer in layers for norm in layer):
+        return None
+    last = [float(norm or 0.0) for norm in layers[-1]]
+    half = next(back for back, norm in enumerate(reversed(last)) if norm <= 0.5 * last[-1] or back == len(last) - 1)
+    fallen = last[0] / last[-1]
+    caption = (
+        "How strongly the loss at a window's last token depends on the hidden state at each step before it. "
+        f"Seen from the end, the last layer's gradient has halved after {counted(half, 'step')}; at the window's first step it is "
+        f"{number(fallen, 2)} times what it is at the last. What happened where it is near zero cannot be learned."
+    )
+    first = [float(norm or 0.0) for norm in layers[0]]
+    x = [float(step) for step in range(1, len(last) + 1)]
+    lines = [Line(name="first layer", x=x, y=first, style="soft")] if len(layers) > 1 else []
+    strip = Strip(lines=[*lines, Line(name="last layer", x=x, y=last)], log=True)
+    legend = [*([("soft", "first layer")] if len(layers) > 1 else []), ("accent", "last layer")]
+    svg = pictures.chart([strip], name="chart-flow", label=caption, marks=Marks(), last=x[-1])
+    return {"title": "Flow of gradients through time", "svg": svg, "caption": caption, "legend": legend}

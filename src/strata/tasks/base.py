@@ -263,6 +263,11 @@ class Task:
         and "attention" where there is one; none where a task has none to show."""
         return []
 
+    def gradient_flow(self, model: nn.Module, dataset: Dataset, split: str, device: torch.device) -> list[list[float]]:
+        """Return how strongly the loss at a text's last token depends on each step before it, for each layer of a net
+        that goes through a text step by step; nothing for any other."""
+        return []
+
     def read(self, raw: Any, preprocess: Any) -> Tensor:
         """Turn one raw input into one sample of what `answers` takes. Raises DataError for what cannot be read."""
         found: Tensor = preprocess.read(raw)

@@ -29,6 +29,10 @@ BIG_VOCABULARY = 4096
 the largest tensor of the whole step."""
 
 
+WINDOWS_MEASURED = 64
+"""Of a split, over which the flow of gradients is averaged."""
+
+
 def big_head(model: nn.Module) -> nn.Linear | None:
     """Return the output layer of a language model if its logits are too many to be calculated at once."""
     head = getattr(model, "head", None)
@@ -151,6 +155,16 @@ class NextToken(Task):
             **of_text,
             "accuracy": int(sums["hits"]) / n,
         }
+
+    def gradient_flow(self, model: nn.Module, dataset: Dataset, split: str, device: torch.device) -> list[list[float]]:
+        """Return the norms of a recurrent net's gradients at each step, averaged over the first windows of a split."""
+        if not hasattr(model, "gradient_flow"):
+            return []
+        windows = self.split(dataset, split, model.config, training=False)
+        index_B = torch.arange(min(WINDOWS_MEASURED, len(windows)))
+        input_BT = windows.gather(index_B, torch.zeros_like(index_B))["input"].to(device)
+        norm_LT: Tensor = model.gradient_flow(input_BT)  # type: ignore[operator]
+        return [[float(f"{norm:.4g}") for norm in norms] for norms in norm_LT.tolist()]
 
     def answers(self, model: nn.Module, input_B: Tensor, context: Answering) -> list[dict[str, Any]]:
         """Return the most likely next tokens of each text, of which the last context is read."""

@@ -139,6 +139,7 @@ class Finished(Event):
     mistakes: list[dict[str, Any]] | None = field(default=None)
     examples: dict[str, Any] | None = None
     texts: list[dict[str, Any]] | None = field(default=None)
+    gradient_flow: list[list[float]] | None = field(default=None)
 
 
 Observer = Callable[[Event], None]

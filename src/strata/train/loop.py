@@ -504,7 +504,9 @@ class Training:
             windows = self.task.split(self.dataset, last, self.recipe.model, training=False)
             details = write_mistakes(findings, windows, self.folder, self.dataset)
             with torch.no_grad(), self.setup.autocast(), self._as_evaluated():
-                details["texts"] = self.task.examples(self.state.model, self.dataset, last, self._answering()) or None
+                model = self.state.model
+                details["texts"] = self.task.examples(model, self.dataset, last, self._answering()) or None
+                details["gradient_flow"] = self.task.gradient_flow(model, self.dataset, last, self.setup.device) or None
         with self._as_evaluated():
             save_model(self.folder.model, self.recipe, lora.merged(self.whole), self.dataset)
         samples = self.plan.samples_between(0, state.step)

@@ -66,8 +66,8 @@ def test_a_weight_is_off_by_half_a_step_at_most(weights, share):
 def test_a_row_has_the_same_bits_in_any_batch_and_with_any_number_of_threads(weights):
     if isinstance(kernels(), str):
         pytest.skip(kernels())
-    ours = PackedLinear(_linear(45, 83), weights)
-    x = torch.randn(ROWS_AT_MOST, 83)
+    ours = PackedLinear(_linear(1021, 531), weights)  # large enough for several threads
+    x = torch.randn(ROWS_AT_MOST, 531)
     together = ours(x)
     assert all(torch.equal(ours(x[i : i + 1])[0], together[i]) for i in range(ROWS_AT_MOST))
     threads = torch.get_num_threads()

@@ -124,3 +124,24 @@ def test_the_state_is_a_part_of_the_checkpoint(tmp_path: Path, digest: Callable[
     assert all(tensor.shape == (2, 2, 8) and tensor.abs().sum() > 0 for tensor in carried.values())
     assert run.evaluate("validation", device="cpu").metrics == run.metrics["validation"]
     assert len(run.generate("the ", tokens=20)) > 20
+
+
+def test_the_report_shows_how_far_back_gradients_reach(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("to be or not to be that is the question\n" * 60)
+    settings = {"train.steps": 4, "train.batch_size": 4, "model.width": 8, "model.embedding_width": 8}
+    run = strata.train(
+        strata.recipe("char-lstm", data=str(path), **settings, **{"model.context": 12}), runs=tmp_path / "runs"
+    )
+    assert run.finished is not None
+    flow = run.finished["gradient_flow"]
+    assert [len(layer) for layer in flow] == [11, 11]
+    assert "Flow of gradients through time" in (run.folder / "report.html").read_text(encoding="utf-8")
+    gpt = strata.train(
+        strata.recipe(
+            "gpt", data=str(path), **{"train.steps": 1, "model.width": 8, "model.num_heads": 1, "model.context": 12}
+        ),
+        runs=tmp_path / "runs",
+    )
+    assert gpt.finished is not None
+    assert "gradient_flow" not in gpt.finished
