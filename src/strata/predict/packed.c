@@ -427,7 +427,7 @@ static void attend(struct thread *self, const void *given, long begin, long end)
     const struct gpt *g = job->g;
     const struct step *s = job->s;
     long width = g->head_width, group = g->heads / g->kv_heads, now = s->position;
-    long from = job->block->window && now + 1 > job->block->window ? now + 1 - job->block->window : 0, count = now - from;
+    long window = job->block->window, from = window && now + 1 > window ? now + 1 - window : 0, count = now - from;
     float query[width], key[width], *score = self->scores, factor = 1 / sqrtf((float)width);
     for (long item = begin; item < end; item++) {
         long row = item / g->heads, head = item % g->heads, kv_head = head / group;
@@ -506,7 +506,10 @@ int gpt_step(const struct gpt *g, const struct step *s, int threads) {
         struct thread self = {number, omp_get_num_threads(), counters, normed, normed + own_normed, 0};
         read_along(&self, g, s, qkv, looked, hidden, active);
     }
-    for (long row = 0; row < s->rows; row++) normalize(&g->norm, s->x + row * g->width, s->x + row * g->width, g->width);
+    for (long row = 0; row < s->rows; row++) {
+        float *x = s->x + row * g->width;
+        normalize(&g->norm, x, x, g->width);
+    }
     free(counters), free(memory);
     return 0;
 }
