@@ -64,7 +64,7 @@ def wnut17() -> Recipe:
         reference=Reference(
             metric="span_f1",
             published=0.4186,
-            source="Derczynski et al. 2017, the best of the shared task, with word vectors from other text",
+            source="Aguilar et al. 2017, first of the shared task, with gazetteers and word vectors from other text",
         ),
     )
 
@@ -99,6 +99,6 @@ def jaquad() -> Recipe:
             metric="answer_f1",
             split="validation",
             published=0.7735,
-            source="So et al. 2022, a pretrained Japanese BERT-Base, on the validation data",
+            source="JaQuAD's README (So et al. 2022): a pretrained Japanese BERT-Base, on these development data",
         ),
     )

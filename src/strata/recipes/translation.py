@@ -55,7 +55,7 @@ def multi30k() -> Recipe:
         reference=Reference(
             metric="bleu_lowercase",
             published=41.0,
-            source="Wu et al. 2021, Good for misconceived reasons, Transformer-tiny, as recalled",
+            source="Wu et al. 2021, Good for misconceived reasons, Transformer-tiny (recalled, not read again)",
         ),
     )
 
@@ -145,6 +145,8 @@ def scitldr() -> Recipe:
         task=found.task,
         train=dataclasses.replace(_TRAIN, epochs=30, batch_size=32, early_stopping=3),
         reference=Reference(
-            metric="rouge_1", published=43.3, source="Cachola et al. 2020, TLDR, BART on abstracts, as recalled"
+            metric="rouge_1",
+            published=43.3,
+            source="Cachola et al. 2020, TLDR, BART on abstracts (recalled, not read again)",
         ),
     )
