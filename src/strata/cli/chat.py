@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -58,19 +61,35 @@ def talk(chat: Chat, out: Console) -> None:
 
 
 def _answer(chat: Chat, line: str, out: Console) -> None:
+    asked_to_stop = False
+
     def stream(piece: str) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
+        if asked_to_stop:
+            raise KeyboardInterrupt
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Raised here, it may come where Python drops it, such as in a callback; so it waits for the next piece
+        nonlocal asked_to_stop
+        if asked_to_stop:
+            raise KeyboardInterrupt
+        asked_to_stop = True
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, stop) if in_main_thread else None
     try:
         chat.answer(line, stream)
+        sys.stdout.write("\n")
     except KeyboardInterrupt:
-        stream("\n")
+        sys.stdout.write("\n")
         _say(out, "[dim]Stopped.[/]")
     except DataError as error:
         _say(out, f"[bold red]Error:[/] {escape(str(error))}")
-    else:
-        stream("\n")
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)
+    sys.stdout.flush()
 
 
 def _say(out: Console, words: str) -> None:

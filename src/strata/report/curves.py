@@ -258,7 +258,8 @@ def _flow_figure(history: History) -> Record | None:
     caption = (
         "How strongly the loss at a window's last token depends on the hidden state at each step before it. "
         f"Seen from the end, the last layer's gradient has halved after {counted(half, 'step')}; at the window's first "
-        f"step it is {number(fallen, 2)} times what it is at the last. What happened where it is near zero cannot be learned."
+        f"step it is {number(fallen, 2)} times what it is at the last. What happened where it is near zero cannot be "
+        "learned."
     )
     first = [float(norm or 0.0) for norm in layers[0]]
     x = [float(step) for step in range(1, len(last) + 1)]
