@@ -37,19 +37,15 @@ def recipes(console: Console, answer: Answer, name: str | None) -> None:
         if answer:
             answer({"recipe": found.to_json()})
         return
-    table, listed = _table("recipe", "what it does", "published", "ours", "metric"), []
+    table, listed = _table("recipe", "what it does", "published", "ours"), []
     for name in RECIPES:
         reference = recipe(name).reference
         row = {"recipe": name, "summary": RECIPES.summary(name)}
         if reference is not None:
             row |= dataclasses.asdict(reference)
         listed.append(row)
-        shown = [
-            _number(reference.published, reference.metric) if reference else "",
-            _number(reference.measured, reference.metric) if reference else "",
-            f"{reference.split} {reference.metric}" if reference else "",
-        ]
-        table.add_row(name, RECIPES.summary(name), *shown)
+        values = (reference.published, reference.measured) if reference else ()
+        table.add_row(name, RECIPES.summary(name), *(_number(value, str(row["metric"])) for value in values))
     console.print(table, highlight=False)
     if answer:
         answer({"recipes": listed})
@@ -58,7 +54,8 @@ def recipes(console: Console, answer: Answer, name: str | None) -> None:
 def _number(value: float | None, metric: str) -> str:
     if value is None:
         return ""
-    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
+    is_share = metric.endswith(("accuracy", "f1"))
+    return f"{value:.2%}" if is_share else f"{value:.4g} {metric.partition('_')[0]}"
 
 
 def numbers(text: str, key: str) -> list[int]:
