@@ -79,7 +79,7 @@ def clinc150() -> Recipe:
         recipe="clinc150",
         summary="150 intents and what is none of them, by convolutions over words",
         model=TextCNNConfig(),
-        data=DataConfig(source="clinc150", kind="sentences", tokens="word", lowercase=True),
+        data=DataConfig(source="data_full.json", kind="sentences", tokens="word", lowercase=True),
         task=Classify(out_of_scope="oos"),
         train=_TRAIN,
         reference=Reference(
