@@ -127,6 +127,11 @@ def resolve(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, str]:
     model = dataclasses.replace(recipe.model, **sizes)
     if weights.source is not None:
         opened = open_weights(weights.source, model)
+        if opened.layout == "Hugging Face" and "vocab_size" in fields and recipe.data.tokenizer is None:
+            raise ConfigError(
+                f"{weights.source} holds no tokenizer.json, and without its tokens these weights mean nothing. Put it "
+                "beside them, or name one: data.tokenizer=PATH."
+            )
         is_new = head_is_new(model, opened, dataset.labels)
         weights = dataclasses.replace(weights, new_head=is_new, new_tokens=new_tokens(model, opened))
     data = recipe.data

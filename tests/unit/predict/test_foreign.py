@@ -13,7 +13,7 @@ import strata
 from strata import models
 from strata.data.dataset import DataConfig
 from strata.data.tokenizer import tokenizer_for
-from strata.errors import DataError, RunError
+from strata.errors import ConfigError, DataError, RunError
 from strata.models.bert import BertConfig
 from strata.models.gpt import GPTConfig
 from strata.models.t5 import T5Config
@@ -89,3 +89,17 @@ def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"tokenizer\.json"):
         Predictor(folder)
+
+
+def test_weights_without_their_tokenizer_are_not_trained_from(tmp_path: Path) -> None:
+    config = GPTConfig(num_layers=1, num_heads=2, width=16, context=8)
+    folder = folder_of(tmp_path / "gpt", config, "bpe")
+    (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 200)
+    settings = {"weights": str(folder), "train.steps": 1}
+    run = strata.train(strata.recipe("gpt", data=str(tmp_path / "text.txt"), **settings), runs=tmp_path / "runs")
+    assert run.finished is not None
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"holds no tokenizer\.json, and without its tokens these weights mean nothing"
+    ):
+        strata.train(strata.recipe("gpt", data=str(tmp_path / "text.txt"), **settings), runs=tmp_path / "runs")
