@@ -111,6 +111,8 @@ def _strata(options: argparse.Namespace, watch: rounds.StopWatch) -> dict[str, A
                 "data.test": 0.0,
                 "train.batch_size": options.batch_size,
                 "train.steps": ours.LONG,
+                "train.optimizer": "adamw",  # as theirs: the recipe's own, Muon, does more work in each step
+                "train.learning_rate": 1e-4,
                 "train.early_stopping": None,
                 "train.log_every": 100,
                 "train.evaluate_every": ours.LONG,
