@@ -26,6 +26,7 @@ from strata.data.download import cache_folder
 from strata.data.loader import in_order
 from strata.device import Setup
 from strata.errors import CheckpointError
+from strata.tasks.base import mask_of
 
 log = logging.getLogger(__name__)
 BATCH_SIZE = 64
@@ -80,9 +81,8 @@ def _compute(model: Any, split: Split, dataset: Dataset, setup: Setup) -> dict[s
     parts: dict[str, list[Tensor]] = {}
     for raw in in_order(split, BATCH_SIZE, setup.device):
         input_B = setup.arrange(dataset.preprocess.normalize(raw["input"]))
-        mask = {"mask_BT": raw["mask"]} if "mask" in raw else {}
         with setup.autocast():
-            features_BF = model.features(input_B, **mask)
+            features_BF = model.features(input_B, **mask_of(raw))
         parts.setdefault("input", []).append(features_BF.float().cpu())
         if "target" in raw:
             parts.setdefault("target", []).append(raw["target"].cpu())
