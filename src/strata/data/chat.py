@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from strata.data import chat_template, records
-from strata.data.dataset import DataConfig, Dataset, digest
+from strata.data.dataset import DataConfig, Dataset
 from strata.data.records import Parts, Record
-from strata.data.sequences import PAD_TO, Ragged, SequenceSplit
+from strata.data.sequences import PAD_TO, Ragged, SequenceSplit, fingerprint
 from strata.data.tokenizer import TextPreprocess, tokenizer_for
 from strata.errors import DataError
 
@@ -126,7 +126,7 @@ def open_chat(path: Path, config: DataConfig) -> Dataset:
         sizes={"vocab_size": text.vocab_size},
         preprocess=text,
         notes=(*parts.notes, *said, f"the longest conversation has {longest + 1:,} tokens"),
-        fingerprint=digest(*(column.value_M for split in found.values() for column in split.columns.values())),
+        fingerprint=fingerprint(found),
         tokenizer=text,
         details={"path": str(path), "longest": longest},
     )

@@ -15,9 +15,9 @@ from typing import Any
 
 from strata.data import records
 from strata.data.chat import NOT_LEARNED, Messages, as_targets, messages_of, speaking
-from strata.data.dataset import DataConfig, Dataset, digest
+from strata.data.dataset import DataConfig, Dataset
 from strata.data.records import Record
-from strata.data.sequences import Ragged, SequenceSplit
+from strata.data.sequences import Ragged, SequenceSplit, fingerprint
 from strata.errors import DataError
 
 CHOSEN, REJECTED, PROMPT = "chosen", "rejected", "prompt"
@@ -82,7 +82,7 @@ def open_preferences(path: Path, config: DataConfig) -> Dataset:
         sizes={"vocab_size": text.vocab_size},
         preprocess=text,
         notes=(*parts.notes, *said, f"the longest answer ends after {longest + 1:,} tokens, its prompt included"),
-        fingerprint=digest(*(column.value_M for split in found.values() for column in split.columns.values())),
+        fingerprint=fingerprint(found),
         tokenizer=text,
         details={"path": str(path), "longest": longest},
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from strata import rng
+from strata.data.dataset import digest
 
 PAD_TO = 8
 """A batch's length is a multiple of this: fewer different shapes, and full vectors."""
@@ -129,6 +130,11 @@ class SequenceSplit:
         columns = {name: column.to(device) for name, column in self.columns.items()}
         values = {name: value.to(device) for name, value in self.values.items()}
         return SequenceSplit(columns, values, fillers=self.fillers, describe=self.describe)
+
+
+def fingerprint(splits: Mapping[str, SequenceSplit]) -> str:
+    """Return the hex digest of the sequences of all splits, for `Dataset.fingerprint`."""
+    return digest(*(column.value_M for split in splits.values() for column in split.columns.values()))
 
 
 def bucketed(order_N: Tensor, length_N: Tensor, batch_size: int, first: int, seed: int, epoch: int) -> Tensor:

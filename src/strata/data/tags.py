@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from strata.data import records
-from strata.data.dataset import DataConfig, Dataset, digest
+from strata.data.dataset import DataConfig, Dataset
 from strata.data.files import read_text
 from strata.data.images import visible
 from strata.data.records import Parts, Record
-from strata.data.sequences import Ragged, SequenceSplit
+from strata.data.sequences import Ragged, SequenceSplit, fingerprint
 from strata.data.tokenizer import TextPreprocess, tokenizer_for
 from strata.errors import DataError
 
@@ -315,7 +315,7 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
         preprocess=preprocess,
         labels=labels,
         notes=(*parts.notes, *said, *notes, f"the longest sentence has {longest} tokens"),
-        fingerprint=digest(*(column.value_M for split in splits.values() for column in split.columns.values())),
+        fingerprint=fingerprint(splits),
         tokenizer=text,
         details={"longest": longest} | ({"path": str(path)} if path else {}),
     )
