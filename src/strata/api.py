@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import shlex
@@ -111,14 +113,25 @@ def verify(
     runs: Path | str = "runs",
     observers: Sequence[Observer] = (),
     note: str = "",
+    kept: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe once with each seed and return what was reached beside the published number.
 
     The result holds every seed's value, mean and standard deviation, seconds, machine, versions and commit, and the
     command that repeats it; `recipes.result_file` is where such results are kept.
+
+    Args:
+        kept: an earlier result, to which these seeds are added; machines and commits that differ are named both.
+
+    Raises ConfigError where the earlier result is of other settings, or has one of the seeds already.
     """
     changed = {key: str(value) for key, value in (settings or {}).items()}
-    reference, commit = recipe(name, changed).reference, device.commit()  # of the code that is loaded now
+    chosen, commit = recipe(name, changed), device.commit()  # of the code that is loaded now
+    reference = chosen.reference
+    if kept and kept.get("settings") != _digest(chosen):
+        raise ConfigError(f"The recorded result of {name} is of other settings. Record all seeds anew, without --add.")
+    if kept and (twice := set(kept["seeds"]) & set(seeds)):
+        raise ConfigError(f"Seed {min(twice)} of {name} is recorded already. Choose others.")
     values, seconds, wall, metric, split = [], [], [], "", ""
     others: list[dict[str, float]] = []
     for seed in seeds:
@@ -132,8 +145,9 @@ def verify(
         seconds.append(finished["seconds"])
         wall.append(finished["total_seconds"])
     words = [f"{key}={value}" for key, value in changed.items()]
-    return {
+    result = {
         "recipe": name,
+        "settings": _digest(chosen),
         "metric": metric,
         "split": split,
         "published": reference.published if reference else None,
@@ -150,6 +164,32 @@ def verify(
         "commit": commit,
         "command": shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"]),
         "note": note,
+    }
+    return _joined(kept, result) if kept else result
+
+
+def _digest(of: Recipe) -> str:
+    """Return what two results have in common if they differ by nothing but their seeds."""
+    values = {**of.to_json(), "reference": None}
+    values["train"] = {**values["train"], "seed": None}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _joined(kept: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    lists = {key: kept[key] + result[key] for key in ("seeds", "values", "training_seconds", "total_seconds")}
+    others = {key: value + result["other_metrics"].get(key, []) for key, value in kept["other_metrics"].items()}
+    texts = {
+        key: "; ".join(dict.fromkeys((kept[key], result[key]))).strip("; ") for key in ("machine", "commit", "note")
+    }
+    seeds = ",".join(map(str, lists["seeds"]))
+    return {
+        **result,
+        **lists,
+        **texts,
+        "mean": statistics.fmean(lists["values"]),
+        "deviation": statistics.stdev(lists["values"]),
+        "other_metrics": others,
+        "command": " ".join([*result["command"].split(" ")[:-1], f"seeds={seeds}"]),
     }
 
 

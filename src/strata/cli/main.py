@@ -255,26 +255,26 @@ def verify(
     settings: Settings = None,
     as_json: AsJson = False,
     record: Annotated[bool, typer.Option("--record", help="Keep the result beside the recipe.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Keep it with the seeds that are recorded already.")] = False,
     note: Annotated[str, typer.Option(help="What a reader has to know to compare, kept with the result.")] = "",
 ) -> None:
     """Retrain a recipe with several seeds and compare with the published number: seeds=0,1,2."""
     from strata import api
+    from strata.checkpoint.files import read_json, write_json
     from strata.cli import lists
     from strata.cli.progress import watching
+    from strata.recipes import result_file
 
     given = split_settings(settings)
     seeds = lists.numbers(given.pop("seeds", "0,1,2"), "seeds")
-    out = console(as_json)
+    out, file = console(as_json), result_file(recipe, given.get("model", ""))
+    kept = read_json(file) if add and file.is_file() else None
     with stopping_well(as_json), watching(out) as observer:
-        result = api.verify(recipe, given, seeds=seeds, observers=[observer], note=note)
+        result = api.verify(recipe, given, seeds=seeds, observers=[observer], note=note, kept=kept)
     lists.verified(out, result)
-    if record:
-        from strata.checkpoint.files import write_json
-        from strata.recipes import result_file
-
-        kept = result_file(recipe, given.get("model", ""))
-        kept.parent.mkdir(exist_ok=True)
-        write_json(kept, result)
+    if record or add:
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, result)
     if as_json:
         answer(result)
 

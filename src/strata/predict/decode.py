@@ -170,5 +170,5 @@ def _norm(module: Any) -> _Norm:
 
 def _matrix(module: Any) -> Matrix:
     if isinstance(module, PackedLinear):
-        return Matrix.of(module.weight_NK, module.bias_N, module.scale_N)
+        return Matrix.of(module.weight_NK, module.bias_N, module.scale_N, module.sum_N)
     return Matrix.of(module.weight, module.bias)

@@ -5,6 +5,9 @@
    for all of them. Each output has one accumulator of LANES floats, filled in the order of k: it has the same bits
    whatever the number of rows and of threads, if the compiler makes no other operations of those written here.
 
+   Widening weights of one byte takes longer than reading them. Where the processor multiplies bytes itself (AVX-512
+   VNNI) they stay as they are, and the activations become bytes: three for each, see `to_fixed`.
+
    The threads are OpenMP's, the same ones that torch's own work runs on: those of another pool would have to share the
    processors with torch's, which spin for a while after each operation. */
 
@@ -144,6 +147,7 @@ enum { FP32, BF16, INT8 };
 struct matrix {
     const void *weight; /* (outputs, inputs) */
     const float *scale, *bias;
+    const int32_t *sum; /* of each output's weights; of INT8 alone */
     int64_t outputs, inputs, type;
 };
 
@@ -195,6 +199,92 @@ PRODUCT(fp32_product, float, read_float, one_fp32)
 PRODUCT(bf16_product, uint16_t, wide_bf16, one_bf16)
 PRODUCT(int8_product, int8_t, wide_int8, one_int8)
 
+#define PLANES 3
+#define MOST 8388352.0f /* below 2^23 by more than rounding may add */
+
+static long room_of(long k) { return (k + 63) / 64 * 64; }
+
+#ifdef __AVX512VNNI__
+
+/* Activations as whole numbers of 24 bits, of which the largest takes all: as many as a float has for it. `planes`
+   (PLANES, room) gets their bytes, the lowest first, of the number plus 2^23, since one side of VNNI's products has no
+   sign. Return what a number of 1 stands for: NaN where not all are finite. */
+static float to_fixed(const float *x, uint8_t *planes, long k) {
+    __m512 most = _mm512_setzero_ps(), finite = _mm512_setzero_ps();
+    for (long i = 0; i < k; i += 16) {
+        __m512 v = _mm512_maskz_loadu_ps(k - i < 16 ? (1u << (k - i)) - 1 : 0xffff, x + i);
+        most = _mm512_max_ps(most, _mm512_abs_ps(v));
+        finite = _mm512_fmadd_ps(v, _mm512_setzero_ps(), finite);
+    }
+    const float largest = _mm512_reduce_max_ps(most);
+    const long room = room_of(k);
+    __m512 factor = _mm512_set1_ps(largest < 1e-30f ? 0 : MOST / largest);
+    for (long i = 0; i < k; i += 16) {
+        __m512 v = _mm512_maskz_loadu_ps(k - i < 16 ? (1u << (k - i)) - 1 : 0xffff, x + i);
+        __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v, factor)), _mm512_set1_epi32(1 << 23));
+        for (int p = 0; p < PLANES; p++, whole = _mm512_srli_epi32(whole, 8))
+            _mm_storeu_si128((__m128i *)(planes + p * room + i), _mm512_cvtepi32_epi8(whole));
+    }
+    return largest / MOST + _mm512_reduce_add_ps(finite);
+}
+
+/* The sums of eight accumulators */
+INLINE __m256i totals(const __m512i *a) {
+    __m512i pair[4], four[2];
+    EACH(i, 4) pair[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]),
+                                          _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]));
+    EACH(i, 2) four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pair[2 * i], pair[2 * i + 1]),
+                                          _mm512_unpackhi_epi64(pair[2 * i], pair[2 * i + 1]));
+    __m512i half = _mm512_add_epi32(_mm512_shuffle_i64x2(four[0], four[1], 0x88),
+                                    _mm512_shuffle_i64x2(four[0], four[1], 0xdd));
+    half = _mm512_shuffle_i64x2(half, half, 0xd8);
+    return _mm256_add_epi32(_mm512_castsi512_si256(half), _mm512_extracti64x4_epi64(half, 1));
+}
+
+/* sum (PLANES, 8) = planes (PLANES, room) times eight rows of w transposed */
+INLINE void fixed_tile(const int8_t *w, long apart, const uint8_t *planes, long k, int32_t *sum) {
+    const long room = room_of(k);
+    __m512i acc[PLANES][8];
+    EACH(p, PLANES) EACH(r, 8) acc[p][r] = _mm512_setzero_si512();
+    for (long i = 0; i < k; i += 64) {
+        const __mmask64 there = k - i < 64 ? (1ull << (k - i)) - 1 : ~0ull;
+        __m512i plane[PLANES];
+        EACH(p, PLANES) plane[p] = _mm512_loadu_si512(planes + p * room + i);
+        EACH(r, 8) {
+            __builtin_prefetch((const char *)(w + r * apart + i) + AHEAD);
+            __m512i line = _mm512_maskz_loadu_epi8(there, w + r * apart + i);
+            EACH(p, PLANES) acc[p][r] = _mm512_dpbusd_epi32(acc[p][r], plane[p], line);
+        }
+    }
+    EACH(p, PLANES) _mm256_storeu_si256((__m256i *)(sum + p * 8), totals(acc[p]));
+}
+
+INLINE void fixed_finish(const struct matrix *a, float *y, long c, const int32_t *sum, float one, int adds) {
+    int64_t whole = sum[0] + ((int64_t)sum[8] << 8) + ((int64_t)sum[16] << 16) - ((int64_t)a->sum[c] << 23);
+    finish(a, y, c, (float)whole * one, adds);
+}
+
+/* As the product of floats, of activations that `to_fixed` made: (m, PLANES, room), and what 1 stands for in each row.
+   All sums are exact. */
+static void fixed_product(const struct matrix *a, const uint8_t *planes, const float *one, float *y, long m, int adds,
+                          long begin, long end) {
+    const int8_t *w = a->weight;
+    long n = a->outputs, k = a->inputs, eighth = n / 8, apart = eighth * k, row = PLANES * room_of(k);
+    int32_t sum[PLANES * 8];
+    for (long c = begin; c < end && c < eighth; c++)
+        for (long j = 0; j < m; j++) {
+            fixed_tile(w + c * k, apart, planes + j * row, k, sum);
+            EACH(r, 8) fixed_finish(a, y + j * n, c + r * eighth, sum + r, one[j], adds);
+        }
+    for (long c = 8 * eighth; c < n && end > eighth; c++)
+        for (long j = 0; j < m; j++) {
+            fixed_tile(w + c * k, 0, planes + j * row, k, sum);
+            fixed_finish(a, y + j * n, c, sum, one[j], adds);
+        }
+}
+
+#endif
+
 /* Work is split beforehand, a range for each thread, and whoever is done takes from what others have not begun. So a
    thread that the system does not let run, as on a busy machine, holds nobody up but with the piece it has in hand. */
 
@@ -207,7 +297,9 @@ struct thread {
     long number, threads;
     struct counter *counters; /* of the next work that is shared: threads + 1 of them, zero */
     float *normed, *scores;   /* its own memory */
-    int is_normed;            /* for the work at hand */
+    uint8_t *planes;
+    float *one;
+    int is_ready;             /* what it calculated for itself, for the work at hand */
 };
 
 typedef void work(struct thread *self, const void *job, long begin, long end);
@@ -216,7 +308,7 @@ static void share(struct thread *self, work *work, const void *job, long items, 
     struct counter *taken = self->counters, *done = taken + self->threads;
     long pieces = (items + grain - 1) / grain, mine = 0;
     self->counters = done + 1;
-    self->is_normed = 0;
+    self->is_ready = 0;
     for (long i = 0; i < self->threads; i++) {
         long owner = (self->number + i) % self->threads;
         long first = pieces * owner / self->threads, last = pieces * (owner + 1) / self->threads, piece;
@@ -273,16 +365,23 @@ struct product_job {
 static void multiply(struct thread *self, const void *given, long begin, long end) {
     const struct product_job *job = given;
     const struct matrix *a = job->matrix;
-    const float *x = job->x;
-    if (job->norm) { /* by each thread for itself, which takes less time than to wait for one of them */
-        for (long row = 0; row < job->rows && !self->is_normed; row++)
-            normalize(job->norm, x + row * a->inputs, self->normed + row * a->inputs, a->inputs);
-        self->is_normed = 1;
-        x = self->normed;
-    }
+    const float *x = job->norm ? self->normed : job->x;
+    if (!self->is_ready) /* by each thread for itself, which takes less time than to wait for one of them */
+        for (long row = 0; row < job->rows; row++) {
+            if (job->norm) normalize(job->norm, job->x + row * a->inputs, self->normed + row * a->inputs, a->inputs);
+#ifdef __AVX512VNNI__
+            uint8_t *planes = self->planes + row * PLANES * room_of(a->inputs);
+            if (a->type == INT8) self->one[row] = to_fixed(x + row * a->inputs, planes, a->inputs);
+#endif
+        }
+    self->is_ready = 1;
     if (a->type == BF16) bf16_product(a, x, job->y, job->rows, job->adds, begin, end);
-    else if (a->type == INT8) int8_product(a, x, job->y, job->rows, job->adds, begin, end);
-    else fp32_product(a, x, job->y, job->rows, job->adds, begin, end);
+    else if (a->type == FP32) fp32_product(a, x, job->y, job->rows, job->adds, begin, end);
+#ifdef __AVX512VNNI__
+    else fixed_product(a, self->planes, self->one, job->y, job->rows, job->adds, begin, end);
+#else
+    else int8_product(a, x, job->y, job->rows, job->adds, begin, end);
+#endif
 }
 
 #define TILES 2 /* that a thread takes at once */
@@ -485,12 +584,17 @@ static int useful(const struct matrix *a, int threads) {
 
 static long lines(long numbers) { return (numbers + 15) / 16 * 16; } /* floats in whole cache lines */
 
+/* Floats that a thread keeps for its planes and what 1 stands for in each. */
+static long of_planes(long rows, long k) { return rows * PLANES * room_of(k) / 4 + lines(rows); }
+
 /* Return 0, or 1 where there is no memory. */
 int gpt_step(const struct gpt *g, const struct step *s, int threads) {
     threads = useful(&g->blocks->up, threads);
     long of_heads = lines(s->rows * g->heads * g->head_width), of_hidden = lines(s->rows * g->hidden_width);
     long of_qkv = lines(s->rows * (g->heads + 2 * g->kv_heads) * g->head_width);
-    long own_normed = lines(s->rows * g->width), own = own_normed + lines(s->position + 1);
+    long read = g->heads * g->head_width, most = g->hidden_width > read ? g->hidden_width : read;
+    long own_normed = lines(s->rows * g->width), own_scores = lines(s->position + 1);
+    long own_planes = of_planes(s->rows, most > g->width ? most : g->width), own = own_normed + own_scores + own_planes;
     size_t count = g->layers * WORKS * (threads + 1), all = of_qkv + of_heads + 3 * of_hidden + threads * own;
     struct counter *counters = calloc(count, sizeof *counters);
     float *memory = malloc(all * sizeof *memory);
@@ -503,7 +607,8 @@ int gpt_step(const struct gpt *g, const struct step *s, int threads) {
     {
         long number = omp_get_thread_num();
         float *normed = active + of_hidden + number * own;
-        struct thread self = {number, omp_get_num_threads(), counters, normed, normed + own_normed, 0};
+        float *scores = normed + own_normed, *planes = scores + own_scores, *one = planes + own_planes - lines(s->rows);
+        struct thread self = {number, omp_get_num_threads(), counters, normed, scores, (uint8_t *)planes, one, 0};
         read_along(&self, g, s, qkv, looked, hidden, active);
     }
     for (long row = 0; row < s->rows; row++) {
@@ -517,13 +622,20 @@ int gpt_step(const struct gpt *g, const struct step *s, int threads) {
 /* y (rows, outputs) of x (rows, inputs). Return 0, or 1 where there is no memory. */
 int product(const struct matrix *matrix, const float *x, float *y, long rows, int threads) {
     threads = useful(matrix, threads);
+    long own = of_planes(rows, matrix->inputs);
     struct counter *counters = calloc(threads + 1, sizeof *counters);
-    if (!counters) return 1;
+    float *memory = malloc(threads * own * sizeof *memory);
+    if (!counters || !memory) {
+        free(counters), free(memory);
+        return 1;
+    }
 #pragma omp parallel num_threads(threads)
     {
-        struct thread self = {omp_get_thread_num(), omp_get_num_threads(), counters, NULL, NULL, 0};
+        long number = omp_get_thread_num();
+        float *planes = memory + number * own, *one = planes + own - lines(rows);
+        struct thread self = {number, omp_get_num_threads(), counters, NULL, NULL, (uint8_t *)planes, one, 0};
         multiplied(&self, matrix, NULL, x, y, rows, 0);
     }
-    free(counters);
+    free(counters), free(memory);
     return 0;
 }

@@ -6,8 +6,9 @@ the time. Torch multiplies such weights at that speed only on processors that ha
 beside this file does on all, is compiled once for the processor at hand, and lies in the cache folder from then on.
 Without a compiler torch's own kernels serve.
 
-int8 weights are rounded to 127 steps of each output's largest weight (symmetric, one scale for each output);
-activations stay fp32 with both.
+int8 weights are rounded to 127 steps of each output's largest weight (symmetric, one scale for each output).
+Activations stay fp32 with both; where the processor multiplies bytes, those that meet int8 weights become whole numbers
+of 24 bits, as many as an fp32 number has.
 
 M rows of activations, K numbers in each, N outputs.
 """
@@ -56,16 +57,19 @@ class Matrix(ctypes.Structure):
         ("weight", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("sum", ctypes.c_void_p),
         ("outputs", ctypes.c_int64),
         ("inputs", ctypes.c_int64),
         ("type", ctypes.c_int64),
     )
 
     @classmethod
-    def of(cls, weight_NK: Tensor, bias_N: Tensor | None, scale_N: Tensor | None = None) -> Matrix:
-        """Return what describes tensors, each contiguous and in the CPU's memory."""
-        scale, bias = (None if tensor is None else tensor.data_ptr() for tensor in (scale_N, bias_N))
-        return cls(weight_NK.data_ptr(), scale, bias, *weight_NK.shape, _TYPES.index(weight_NK.dtype))
+    def of(
+        cls, weight_NK: Tensor, bias_N: Tensor | None, scale_N: Tensor | None = None, sum_N: Tensor | None = None
+    ) -> Matrix:
+        """Return what describes tensors, each contiguous, in the CPU's memory; int8 needs both of the last."""
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in (scale_N, bias_N, sum_N))
+        return cls(weight_NK.data_ptr(), *pointers, *weight_NK.shape, _TYPES.index(weight_NK.dtype))
 
 
 class PackedLinear(nn.Module):
@@ -78,19 +82,22 @@ class PackedLinear(nn.Module):
 
     weight_NK: Tensor
     scale_N: Tensor | None
+    sum_N: Tensor | None
     bias_N: Tensor | None
 
     def __init__(self, linear: nn.Linear, weights: str) -> None:
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
-        weight_NK, scale_N = linear.weight.detach(), None
+        weight_NK, scale_N, sum_N = linear.weight.detach(), None, None
         if weights == "int8":
             scale_N = (weight_NK.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
             weight_NK = (weight_NK / scale_N[:, None]).round().to(torch.int8)
+            sum_N = weight_NK.sum(1, dtype=torch.int32)
         else:
             weight_NK = weight_NK.to(torch.bfloat16)
         self.register_buffer("weight_NK", weight_NK.contiguous())
         self.register_buffer("scale_N", scale_N)
+        self.register_buffer("sum_N", sum_N)
         self.register_buffer("bias_N", None if linear.bias is None else linear.bias.detach().float().clone())
 
     def extra_repr(self) -> str:
@@ -105,7 +112,7 @@ class PackedLinear(nn.Module):
         if not isinstance(found, str):  # a few calls of torch fewer, which cost as much as a small matrix
             x_MK = x if x.dtype == torch.float32 and x.is_contiguous() else x.float().contiguous()
             y = torch.empty((*x.shape[:-1], self.out_features))
-            matrix = Matrix.of(self.weight_NK, self.bias_N, self.scale_N)
+            matrix = Matrix.of(self.weight_NK, self.bias_N, self.scale_N, self.sum_N)
             if found.product(ctypes.byref(matrix), x_MK.data_ptr(), y.data_ptr(), rows, torch.get_num_threads()):
                 raise MemoryError("There is no memory for the threads' counters.")
             return y if x.dtype == torch.float32 else y.to(x.dtype)

@@ -7,11 +7,14 @@ import os
 import re
 import runpy
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from strata.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,3 +75,11 @@ def test_a_recipe_verified_with_two_seeds_tells_mean_and_spread(tmp_path: Path) 
     assert len(result["values"]) == 2 and min(result["values"]) <= result["mean"] <= max(result["values"])
     assert result["command"] == "strata verify iris train.epochs=2 seeds=0,1"
     assert json.loads(json.dumps(result)) == result
+    both = api.verify("iris", {"train.epochs": 2}, seeds=(2,), runs=tmp_path, kept=result)
+    assert both["seeds"] == [0, 1, 2] and both["values"][:2] == result["values"]
+    assert both["command"] == "strata verify iris train.epochs=2 seeds=0,1,2" and both["machine"] == result["machine"]
+    assert both["mean"] == statistics.fmean(both["values"]) and len(both["other_metrics"]["loss"]) == 3
+    with pytest.raises(ConfigError, match="Seed 1 of iris is recorded already"):
+        api.verify("iris", {"train.epochs": 2}, seeds=(1,), runs=tmp_path, kept=result)
+    with pytest.raises(ConfigError, match="is of other settings"):
+        api.verify("iris", {"train.epochs": 3}, seeds=(2,), runs=tmp_path, kept=result)
