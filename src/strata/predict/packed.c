@@ -31,6 +31,7 @@
 #define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
 INLINE floats read_float(const float *p) {
     floats v;
@@ -392,32 +393,51 @@ static void multiplied(struct thread *self, const struct matrix *a, const struct
     share(self, multiply, &job, a->outputs / 8 + (a->outputs % 8 > 0), TILES);
 }
 
-/* e^x to about two units in the last place, in operations of which compilers make vectors; 0 where it would be less
-   than a normal number. */
-INLINE float exponential(float x) {
-    float in = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    int32_t power = (int32_t)(in * 1.44269504f + (in < 0 ? -0.5f : 0.5f));
-    float r = in - power * 0.693359375f + power * 2.12194440e-4f; /* ln 2 in two parts */
-    float y = 1.9875691500e-4f;
+/* These are of LANES numbers at a time, or of as many as there are. */
+
+INLINE floats read_some(const float *p, long there, float beyond) {
+    if (there >= LANES) return read_float(p);
+    floats v = (floats){0} + beyond;
+    memcpy(&v, p, there * sizeof *p);
+    return v;
+}
+
+INLINE void write_some(float *p, floats v, long there) {
+    memcpy(p, &v, there >= LANES ? sizeof v : there * sizeof *p);
+}
+
+INLINE floats all(float value) { return (floats){0} + value; }
+
+INLINE floats where(ints chosen, floats a, floats b) { return (floats)(((ints)a & chosen) | ((ints)b & ~chosen)); }
+
+INLINE floats with_sign(floats size, floats of) {
+    ints sign = (ints)of & INT32_MIN;
+    return (floats)(((ints)size & INT32_MAX) | sign);
+}
+
+/* e^x to about two units in the last place; 0 where it would be less than a normal number. */
+INLINE floats exponential(floats x) {
+    floats in = where(x < all(-87.0f), all(-87.0f), where(x > all(88.0f), all(88.0f), x));
+    ints power = __builtin_convertvector(in * 1.44269504f + with_sign(all(0.5f), in), ints);
+    floats whole = __builtin_convertvector(power, floats);
+    floats r = in - whole * 0.693359375f + whole * 2.12194440e-4f; /* ln 2 in two parts */
+    floats y = all(1.9875691500e-4f);
     y = y * r + 1.3981999507e-3f;
     y = y * r + 8.3334519073e-3f;
     y = y * r + 4.1665795894e-2f;
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    int32_t bits = (power + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return x < -87.0f ? 0.0f : y * scale;
+    return where(x < all(-87.0f), all(0), y * (floats)((power + 127) << 23));
 }
 
-INLINE float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }
+INLINE floats logistic(floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
 /* Abramowitz and Stegun 1964, 7.1.26: off by 1.5e-7 at most */
-INLINE float erf_near(float x) {
-    float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
-    float y = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-    return copysignf(1.0f - y * exponential(-size * size), x);
+INLINE floats erf_near(floats x) {
+    floats size = with_sign(x, all(1)), t = 1.0f / (1.0f + 0.3275911f * size);
+    floats y = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    return with_sign(1.0f - y * exponential(-size * size), x);
 }
 
 enum { RELU, GELU, GELU_TANH, SILU, SWIGLU };
@@ -437,14 +457,18 @@ static void activate(struct thread *self, const void *given, long begin, long en
         const float *x = job->x + row * job->width * (job->kind == SWIGLU ? 2 : 1) + place;
         float *y = job->y + row * job->width + place;
         begin += n;
-        switch (job->kind) {
-        case RELU: for (long i = 0; i < n; i++) y[i] = x[i] < 0 ? 0 : x[i]; break;
-        case GELU: for (long i = 0; i < n; i++) y[i] = 0.5f * x[i] * (1 + erf_near(x[i] * 0.70710678f)); break;
-        case GELU_TANH: /* (1 + tanh u) / 2 is the logistic function of 2 u */
-            for (long i = 0; i < n; i++) y[i] = x[i] * logistic(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
-            break;
-        case SILU: for (long i = 0; i < n; i++) y[i] = x[i] * logistic(x[i]); break;
-        case SWIGLU: for (long i = 0; i < n; i++) y[i] = x[i] * logistic(x[i]) * x[i + job->width]; break;
+        for (long i = 0; i < n; i += LANES) {
+            floats in = read_some(x + i, n - i, 0), out;
+            switch (job->kind) {
+            case RELU: out = where(in < all(0), all(0), in); break;
+            case GELU: out = 0.5f * in * (1 + erf_near(in * 0.70710678f)); break;
+            case GELU_TANH: /* (1 + tanh u) / 2 is the logistic function of 2 u */
+                out = in * logistic(1.59576912f * (in + 0.044715f * in * in * in));
+                break;
+            case SILU: out = in * logistic(in); break;
+            default: out = in * logistic(in) * read_some(x + i + job->width, n - i, 0); break;
+            }
+            write_some(y + i, out, n - i);
         }
     }
 }
@@ -548,10 +572,14 @@ static void attend(struct thread *self, const void *given, long begin, long end)
             score[i] = real && !real[i] ? -INFINITY : dot(query, keys + i * width, width) - slope * (count - i);
             most = score[i] > most ? score[i] : most;
         }
-        for (long i = 0; i < count; i++) score[i] = exponential(score[i] - most);
-        own = exponential(own - most);
-        sum = own;
-        for (long i = 0; i < count; i++) sum += score[i];
+        floats sums = {0};
+        for (long i = 0; i < count; i += LANES) {
+            floats power = exponential(read_some(score + i, count - i, -INFINITY) - most);
+            write_some(score + i, power, count - i);
+            sums += power;
+        }
+        own = exponential(all(own - most))[0];
+        sum = own + total(sums);
         weighted(score, values, y, count, width);
         for (long i = 0; i < width; i++) y[i] = (y[i] + own * value[i]) / sum;
     }
@@ -570,7 +598,7 @@ static void read_along(struct thread *self, const struct gpt *g, const struct st
         share(self, attend, &look, s->rows * g->heads, 1);
         multiplied(self, &block->out, NULL, looked, s->x, s->rows, 1);
         multiplied(self, &block->up, &block->norm2, s->x, hidden, s->rows, 0);
-        share(self, activate, &act, s->rows * g->hidden_width, 1024);
+        share(self, activate, &act, s->rows * g->hidden_width, 512);
         multiplied(self, &block->down, NULL, active, s->x, s->rows, 1);
     }
 }
