@@ -4,7 +4,8 @@
 
 Both sides have the same sizes, random weights and the same random tokens in memory, with no padding, and give the last
 hidden states. Theirs is run as it comes (fp32, eager) and at its best: in bf16 where the hardware multiplies it,
-compiled on a GPU. Ours is run as `strata predict` runs it. With --peak the share of the measured matrix peak is told
+compiled on a GPU. Ours is run as `strata predict` runs it, and on a CPU also as `strata predict --precision int8` does;
+by how much that changes the hidden states is told beside it. With --peak the share of the measured matrix peak is told
 too. Where the hardware does not multiply bf16, both sides compute the same products in fp32: what is left between them
 is overhead, and the log says so.
 """
@@ -22,6 +23,7 @@ from transformers_speed import count_flops, tell_share_of_peak
 
 from strata import models
 from strata.device import decide, multiplies_bf16
+from strata.predict.packed import in_bytes
 from strata.predict.ready import ready
 from strata.weights.bert import config_to
 
@@ -94,6 +96,20 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
 
         return timed(step)
 
+    def our_bytes(number: int) -> float:
+        model, token_BT = models.build(models.preset(name)).eval(), tokens()
+        fast, decision = in_bytes(model, decide(device=options.device, precision="fp32", model=model, steps=1))
+        found.settings["strata, int8"] = {decision.name: f"{decision.value}: {decision.reason}"}
+
+        @torch.inference_mode()
+        def step() -> None:
+            fast(token_BT)
+
+        with torch.inference_mode():
+            exact = model(token_BT)
+            found.details["int8 changes"] = float((fast(token_BT) - exact).norm() / exact.norm())
+        return timed(step)
+
     def their_encoding(best: bool) -> float:
         model, token_BT = theirs(name).eval().to(options.device), tokens()
         found.settings["transformers"] = {"parameters": sum(p.numel() for p in model.parameters())}
@@ -109,16 +125,18 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
 
         return timed(step)
 
-    found.alternate(
-        {
-            "strata": our_encoding,
-            "transformers": lambda number: their_encoding(False),
-            "transformers, best": lambda number: their_encoding(True),
-        },
-        options.rounds,
-    )
+    sides = {
+        "strata": our_encoding,
+        **({} if on_gpu else {"strata, int8": our_bytes}),
+        "transformers": lambda number: their_encoding(False),
+        "transformers, best": lambda number: their_encoding(True),
+    }
+    found.alternate(sides, options.rounds)
     found.compare("strata", "transformers", "both at their defaults")
     found.compare("strata", "transformers, best", "both at their best")
+    if not on_gpu:
+        found.compare("strata, int8", "transformers", "int8 against its default")
+        rounds.say(f"int8 changes the hidden states by {found.details['int8 changes']:.1%} of their size")
     if options.peak:
         text = torch.zeros(1, length, dtype=torch.int64, device="meta")
         tell_share_of_peak(found, count_flops(name, text) / length, "token")

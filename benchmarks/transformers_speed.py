@@ -26,6 +26,7 @@ from torch import nn
 
 from strata import models
 from strata.device import decide, multiplies_bf16
+from strata.predict.packed import in_bytes
 from strata.predict.ready import ready
 
 SIDE, CLASSES = 224, 1000
@@ -134,6 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
 
         return timed(step)
 
+    def our_bytes(number: int) -> float:
+        model, image = models.build(models.preset(name)).eval(), picture()
+        fast, decision = in_bytes(model, decide(device=options.device, precision="fp32", model=model, steps=1))
+        found.settings["strata, int8"] = {decision.name: f"{decision.value}: {decision.reason}"}
+
+        @torch.inference_mode()
+        def step() -> None:
+            fast(image)
+
+        return timed(step)
+
     def their_inference(best: bool) -> float:
         model, image = theirs(name).eval().to(options.device), picture()
         if best:
@@ -206,9 +218,14 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         "transformers": lambda number: their(False),
         "transformers, best": lambda number: their(True),
     }
+    bytes_pay = options.mode == "inference" and name == "vit_base" and not on_gpu
+    if bytes_pay:
+        sides["strata, int8"] = our_bytes
     found.alternate(sides, options.rounds)
     found.compare("strata", "transformers", "both at their defaults")
     found.compare("strata", "transformers, best", "both at their best")
+    if bytes_pay:
+        found.compare("strata, int8", "transformers", "int8 against its default")
     if options.peak:
         flops = count_flops(name, torch.randn(1, 3, SIDE, SIDE, device="meta"))
         tell_share_of_peak(found, flops * (3 if options.mode == "training" else 1), "image")

@@ -234,13 +234,16 @@ def load(folder: Path | str, **options: Any) -> Any:
     return weights.model_of(weights.open_weights(folder)).eval()
 
 
-def predictor(path: Path | str) -> Predictor:
+def predictor(path: Path | str, **options: Any) -> Predictor:
     """Return what answers, of a run, of a run's ``model/`` folder or of a Hugging Face folder.
+
+    Args:
+        options: ``device`` and ``precision``, see `Predictor`.
 
     Raises RunError, or WeightsError, when there is none.
     """
     folder = Path(path).expanduser()
-    return Predictor(folder) if (folder / "config.json").is_file() else Run(folder).predictor()
+    return Predictor(folder, **options) if (folder / "config.json").is_file() else Run(folder).predictor(**options)
 
 
 def export(run: Path | str, to: str, out: Path | str) -> Path:

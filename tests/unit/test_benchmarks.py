@@ -62,7 +62,8 @@ def test_encoding_is_compared_with_transformers_for_as_many_parameters(
     log = _run("encode_speed", tmp_path, "--threads", "1", "--peak")
     said = capsys.readouterr().out
     assert RATIO.search(said) and "of it" in said
-    assert log["rounds"][0].keys() == {"strata", "transformers", "transformers, best"}
+    assert log["rounds"][0].keys() == {"strata", "strata, int8", "transformers", "transformers, best"}
+    assert 0 < log["details"]["int8 changes"] < 0.1
     assert all(value > 0 for value in log["rounds"][0].values())
     assert log["settings"]["strata"]["parameters"] == log["settings"]["transformers"]["parameters"]
     assert 0 < log["details"]["peak"]["share"] < 1

@@ -136,13 +136,14 @@ def predict(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print answers as CSV.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for answers that are pictures.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or int8 on a CPU; what is best here if auto.")] = "auto",
 ) -> None:
     """Answer with a trained run: a picture's class or mask, the number for a table's row, what follows a text."""
     from strata import api
     from strata.cli import answers
     from strata.cli.progress import counting
 
-    predictor = api.predictor(run)
+    predictor = api.predictor(run, precision=precision)
     raw: Any = answers.expand(inputs, predictor.preprocess.kind)
     if predictor.preprocess.kind == "image":  # their paths: so many that the bar has an end, and no more memory
         raw = list(raw)

@@ -406,6 +406,22 @@ INLINE void write_some(float *p, floats v, long there) {
     memcpy(p, &v, there >= LANES ? sizeof v : there * sizeof *p);
 }
 
+INLINE floats whole_numbers(const int32_t *p, long there) {
+    ints v = {0};
+    memcpy(&v, p, there >= LANES ? sizeof v : there * sizeof *p);
+    return __builtin_convertvector(v, floats);
+}
+
+INLINE void write_bytes(int8_t *p, ints v, long there) {
+#ifdef __AVX512F__
+    __m128i narrow = _mm512_cvtepi32_epi8((__m512i)v);
+#else
+    int8_t narrow[LANES];
+    for (int i = 0; i < LANES; i++) narrow[i] = v[i];
+#endif
+    memcpy(p, &narrow, there >= LANES ? LANES : there);
+}
+
 INLINE floats all(float value) { return (floats){0} + value; }
 
 INLINE floats where(ints chosen, floats a, floats b) { return (floats)(((ints)a & chosen) | ((ints)b & ~chosen)); }
@@ -666,4 +682,52 @@ int product(const struct matrix *matrix, const float *x, float *y, long rows, in
     }
     free(counters), free(memory);
     return 0;
+}
+
+/* What torch's product of bytes begins with and ends with, for many rows of activations. */
+
+/* Activations (rows, k) as whole numbers, of which each row's largest takes all: of one byte where `low` is NULL, or of
+   two, the second being what the first left over. `one` gets what a number of 1 of the last byte stands for, NaN where
+   a row's are not all finite. */
+void to_bytes(const float *x, int8_t *high, int8_t *low, float *one, long rows, long k, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long row = 0; row < rows; row++) {
+        const float *in = x + row * k;
+        floats most = {0}, finite = {0};
+        for (long i = 0; i < k; i += LANES) {
+            floats v = read_some(in + i, k - i, 0), size = with_sign(v, all(1));
+            most = where(size > most, size, most);
+            finite += v * 0;
+        }
+        float largest = 0, steps = low ? 127 * 256 : 127;
+        for (int i = 0; i < LANES; i++) largest = most[i] > largest ? most[i] : largest;
+        float factor = largest < 1e-30f ? 0 : steps / largest;
+        one[row] = largest / steps + total(finite);
+        for (long i = 0; i < k; i += LANES) {
+            floats v = read_some(in + i, k - i, 0) * factor;
+            ints whole = __builtin_convertvector(v + with_sign(all(0.5f), v), ints);
+            if (low) {
+                ints rest = whole << 24 >> 24;
+                write_bytes(low + row * k + i, rest, k - i);
+                whole = (whole - rest) >> 8;
+            }
+            write_bytes(high + row * k + i, whole, k - i);
+        }
+    }
+}
+
+/* y (rows, outputs) of sums of products of bytes, which may lie where y does; `low` may be NULL. */
+void from_bytes(const struct matrix *a, const int32_t *high, const int32_t *low, const float *one, float *y, long rows,
+                int threads) {
+    long n = a->outputs;
+#pragma omp parallel for num_threads(threads)
+    for (long row = 0; row < rows; row++)
+        for (long i = 0; i < n; i += LANES) {
+            long there = n - i;
+            floats sum = whole_numbers(high + row * n + i, there);
+            if (low) sum = sum * 256 + whole_numbers(low + row * n + i, there);
+            sum = sum * one[row] * read_some(a->scale + i, there, 0);
+            if (a->bias) sum += read_some(a->bias + i, there, 0);
+            write_some(y + row * n + i, sum, there);
+        }
 }

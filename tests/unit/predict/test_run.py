@@ -61,6 +61,19 @@ def test_texts_of_unlike_lengths_are_answered_in_order(text: strata.Run) -> None
     assert "not among the" in found[3]["error"]
 
 
+def test_int8_answers_are_near_and_what_they_cost_can_be_measured(text: strata.Run) -> None:
+    ours, exact = (text.predictor(precision=precision) for precision in ("int8", "fp32"))
+    near, right = (next(iter(one.predict(["abc"])))["next"] for one in (ours, exact))
+    assert near[0]["text"] == right[0]["text"] and near[0]["probability"] != right[0]["probability"]
+    assert near[0]["probability"] == pytest.approx(right[0]["probability"], rel=0.1)
+    assert text.predictor() is text.predictor() is not ours
+    assert text.evaluate("validation", precision="int8").metrics["loss"] == pytest.approx(
+        text.evaluate("validation").metrics["loss"], rel=0.05
+    )
+    with pytest.raises(ConfigError, match=r"precision=int4 is not known\. Allowed: auto, fp32, bf16, int8"):
+        text.predictor(precision="int4")
+
+
 def test_a_run_generates_what_its_seed_says(text: strata.Run) -> None:
     assert text.generate("abc", tokens=20, seed=1) == text.generate("abc", tokens=20, seed=1)
     assert text.generate("abc", tokens=20, seed=1).startswith("abc")
