@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from strata.layers.activations import Activation, activation
+from strata.layers.recompute import made_again
 
 
 class FeedForward(nn.Module):
@@ -23,4 +24,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what each place makes of what it holds."""
-        return self.dropout2(self.down(self.dropout1(self.act(self.up(x)))))
+        read = self.up(x)
+        active = self.act(read)
+        if self.training and self.dropout1.p > 0:  # what it drops is kept in any case
+            return self.dropout2(self.down(self.dropout1(active)))
+        with made_again(active, lambda: self.act.forward(read)):
+            return self.dropout2(self.down(active))

@@ -38,6 +38,7 @@ from strata.layers.position import (
     rotate,
     sinusoids,
 )
+from strata.layers.recompute import after_norm, made_again
 from strata.layers.text_head import TextHead, pooled
 
 HEADS = ("token", "class", "none")
@@ -348,8 +349,8 @@ class Block(nn.Module):
         self, x_BTD: Tensor, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         """Return the residual stream after this block."""
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), angles, mask, cache, self.layer, self.window)
-        return x_BTD + self.mlp(self.norm2(x_BTD))
+        x_BTD = x_BTD + after_norm(self.norm1, self.attention, x_BTD, angles, mask, cache, self.layer, self.window)
+        return x_BTD + after_norm(self.norm2, self.mlp, x_BTD)
 
 
 class CausalSelfAttention(nn.Module):
@@ -415,7 +416,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return what each token makes of what it holds."""
-        return self.dropout(self.down(self.act(self.up(x_BTD))))
+        up_BTF = self.up(x_BTD)
+        active_BTF = self.act(up_BTF)
+        with made_again(active_BTF, lambda: self.act.forward(up_BTF)):
+            return self.dropout(self.down(active_BTF))
 
 
 class SwiGLU(nn.Module):
@@ -433,7 +437,10 @@ class SwiGLU(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return what each token makes of what it holds."""
         gate_BTF, value_BTF = self.up(x_BTD).chunk(2, dim=-1)
-        return self.dropout(self.down(self.act(gate_BTF) * value_BTF))
+        open_BTF = self.act(gate_BTF)
+        gated_BTF = open_BTF * value_BTF
+        with made_again(gated_BTF, lambda: open_BTF * value_BTF):
+            return self.dropout(self.down(gated_BTF))
 
 
 def window_of(config: GPTConfig, layer: int) -> int | None:
