@@ -10,13 +10,19 @@ from strata.data.tokens import one_newline
 from strata.errors import DataError
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
+def read_text(path: Path, encoding: str = "utf-8", most: int | None = None) -> str:
     """Return a file's text, without a byte-order mark, its lines ending in \\n; a .gz file is unpacked.
+
+    Args:
+        most: bytes that are read of a longer file, up to the end of a line.
 
     Raises DataError naming the first byte that is not of the encoding, UTF-8 if nothing else is said.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            content = file.read(-1 if most is None else most)
+            if most is not None and len(content) == most:
+                content = content[: content.rfind(b"\n") + 1]
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:

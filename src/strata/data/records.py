@@ -87,16 +87,22 @@ def split_named(name: str) -> str | None:
     return None if match is None else _NAMES[match.group(0).lower()]
 
 
-def read_records(path: Path, config: DataConfig) -> dict[str, list[Record]]:
-    """Read one file as its extension says. Raises DataError for what is no list of records."""
+def read_records(path: Path, config: DataConfig, most: int | None = None) -> dict[str, list[Record]]:
+    """Read one file as its extension says.
+
+    Args:
+        most: bytes that are read of lines of JSON or CSV, to see what they are; all where it is None.
+
+    Raises DataError for what is no list of records.
+    """
     extension = extension_of(path)
     if extension in (".csv", ".tsv", ".parquet"):
-        table = tables.read_table(path, config.target)
+        table = tables.read_table(path, config.target, most)
         columns = {name: list(values) for name, values in table.columns.items()}
         return {"train": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
-    text = read_text(path, config.encoding)
     if extension == ".json":
-        return _from_json(path, text)
+        return _from_json(path, read_text(path, config.encoding))
+    text = read_text(path, config.encoding, most)
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():

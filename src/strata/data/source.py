@@ -37,8 +37,10 @@ _PICKLES = frozenset((".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt"))
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar"))
 _PROSE = frozenset((".txt", ".md", ".rst", ".py"))
 _FILES_LOOKED_AT = 20_000
-_BYTES_LOOKED_AT = 100_000_000
-"""Of a file of records, whose kind is seen from its fields; a larger one needs data.kind."""
+_BYTES_LOOKED_AT = 1_000_000
+"""Of a file of records in lines, whose kind is seen from the fields of the first."""
+_BYTES_READ_WHOLE = 100_000_000
+"""Of one that cannot be read in part, for the same; a larger one needs data.kind."""
 _KIND_OF = {
     "folder": "image",
     "idx": "image",
@@ -247,10 +249,11 @@ def _form_of_parts(root: Path) -> str | None:
 
 def _form_of_fields(path: Path) -> str | None:
     """Return the kind of records by the names of their fields, and by whether one of them is prose."""
-    if path.stat().st_size > _BYTES_LOOKED_AT:
+    whole = records.extension_of(path) in (".json", ".parquet")
+    if whole and path.stat().st_size > _BYTES_READ_WHOLE:
         return None
     try:
-        found = records.read_records(path, DataConfig(source=str(path)))["train"][:200]
+        found = records.read_records(path, DataConfig(source=str(path)), _BYTES_LOOKED_AT)["train"][:200]
     except (DataError, KeyError):
         return None  # the reader that is tried next says what is wrong
     return next((kind for kind, fits in _FITS.items() if fits(found)), None)

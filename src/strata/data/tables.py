@@ -59,15 +59,16 @@ class Table:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read_table(path: Path, target: str | None = None) -> Table:
+def read_table(path: Path, target: str | None = None, most: int | None = None) -> Table:
     """Read a CSV or Parquet file.
 
     Args:
         target: the column to predict; where the first line names it, that line is a header.
+        most: bytes of a CSV file that are read; all where it is None.
 
     Raises DataError for a file without rows or with ragged ones, UnavailableError where pyarrow is missing.
     """
-    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, target)
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, target, most)
 
 
 def read_rows(path: Path) -> Iterator[Any]:
@@ -84,8 +85,8 @@ def read_rows(path: Path) -> Iterator[Any]:
         yield list(values.values()) if nameless else values
 
 
-def _read_csv(path: Path, target: str | None) -> Table:
-    text = read_text(path)
+def _read_csv(path: Path, target: str | None, most: int | None) -> Table:
+    text = read_text(path, most=most)
     if not text.strip():
         raise DataError(f"{path} is empty.")
     delimiter = _delimiter(text)

@@ -27,7 +27,7 @@ from strata.models import build, config_class
 from strata.predict.attention import AttentionMap
 from strata.predict.decode import for_tokens
 from strata.predict.foreign import read_foreign
-from strata.predict.packed import choose_weights, in_bytes
+from strata.predict.packed import choose_weights, in_bytes, multiplies_bytes
 from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
@@ -76,7 +76,8 @@ class Predictor:
         self.model: nn.Module = self.setup.place(model).eval()
         if by_bytes:
             self.model, decision = in_bytes(self.model, self.setup)
-            logger.info("%s: %s (%s)", *dataclasses.astuple(decision))
+            tell = logger.info if multiplies_bytes() else logger.warning
+            tell("%s: %s (%s)", *dataclasses.astuple(decision))
         self.context = Answering(labels, self.preprocess, self.setup.device)
         self._fast: nn.Module | None = None
         self._packed: dict[str, nn.Module] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from strata.data import DataConfig, open_data, recognize
+from strata.data import DataConfig, files, open_data, recognize, records, source, tables
 from strata.errors import ConfigError, DataError
 
 
@@ -102,3 +104,30 @@ def test_a_name_wins_over_a_path_and_says_so(tmp_path: Path, monkeypatch: pytest
     assert (
         "'iris' is the named data set; what lies at that path is ./iris" in open_data(DataConfig(source="iris")).notes
     )
+
+
+@pytest.mark.parametrize("extension", [".jsonl", ".jsonl.gz", ".csv"])
+def test_what_records_are_is_seen_from_their_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str
+) -> None:
+    rows = [(f"a gripping film, and number {k} of many", ("good", "bad")[k % 2]) for k in range(400)]
+    if extension == ".csv":
+        content = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in rows)
+    else:
+        content = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    path = tmp_path / f"reviews{extension}"
+    path.write_bytes(gzip.compress(content.encode()) if extension.endswith("gz") else content.encode())
+    read: list[int | None] = []
+    plain = files.read_text
+
+    def watched(path: Path, encoding: str = "utf-8", most: int | None = None) -> str:
+        text = plain(path, encoding, most)
+        read.append(len(text))
+        return text
+
+    monkeypatch.setattr(source, "_BYTES_LOOKED_AT", 5000)
+    for module in (records, tables):
+        monkeypatch.setattr(module, "read_text", watched)
+    found = open_data(DataConfig(source=str(path)))
+    assert found.kind == "sentences" and sum(len(split) for split in found.splits.values()) == 400
+    assert 4000 < read[0] <= 5000 < read[1] and len(read) == 2
