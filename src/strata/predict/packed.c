@@ -198,7 +198,9 @@ INLINE void finish(const struct matrix *a, float *y, long c, float sum, int adds
 
 PRODUCT(fp32_product, float, read_float, one_fp32)
 PRODUCT(bf16_product, uint16_t, wide_bf16, one_bf16)
+#ifndef __AVX512VNNI__
 PRODUCT(int8_product, int8_t, wide_int8, one_int8)
+#endif
 
 #define PLANES 3
 #define MOST 8388352.0f /* below 2^23 by more than rounding may add */
