@@ -78,8 +78,8 @@ class PackedLinear(nn.Module):
     Args:
         linear: the layer that it does the work of.
         weights: "bf16" or "int8".
-        by_bytes: round activations to 127 steps of each row's largest too, with int8 weights, which is faster for many
-            rows by as much as the processor multiplies bytes faster.
+        by_bytes: round activations to 127 steps of each row's largest too, with int8 weights: faster for many rows
+            where the processor multiplies bytes.
     """
 
     weight_NK: Tensor

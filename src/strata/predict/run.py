@@ -51,7 +51,7 @@ class Predictor:
     Args:
         folder: a run's ``model/`` folder, or a Hugging Face folder.
         device, precision: as in ``train.device`` and ``train.precision``. On a CPU precision may also be "int8": linear
-            layers multiply bytes, which is up to four times as fast and changes answers a little;
+            layers multiply bytes, which made BERT-base and ViT-base twice as fast and changes answers a little;
             ``strata evaluate RUN precision=int8`` says how much.
 
     Raises ConfigError for another precision, RunError when the folder holds no model, WeightsError when it holds one
