@@ -19,11 +19,10 @@ from collections.abc import Callable, Sequence
 import rounds
 import torch
 from torch import nn
-from transformers_speed import count_flops, tell_share_of_peak
+from transformers_speed import count_flops, in_int8, tell_share_of_peak
 
 from strata import models
 from strata.device import decide, multiplies_bf16
-from strata.predict.packed import in_bytes
 from strata.predict.ready import ready
 from strata.weights.bert import config_to
 
@@ -98,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
 
     def our_bytes(number: int) -> float:
         model, token_BT = models.build(models.preset(name)).eval(), tokens()
-        fast, decision = in_bytes(model, decide(device=options.device, precision="fp32", model=model, steps=1))
-        found.settings["strata, int8"] = {decision.name: f"{decision.value}: {decision.reason}"}
+        fast = in_int8(found, model)
 
         @torch.inference_mode()
         def step() -> None:

@@ -87,6 +87,13 @@ def tell_share_of_peak(found: rounds.Measurement, flops: float, unit: str) -> No
     rounds.say(f"matrix peak {peak / 1e12:.3g} TFLOP/s measured; strata reaches {reached / peak:.1%} of it")
 
 
+def in_int8(found: rounds.Measurement, model: nn.Module) -> nn.Module:
+    """Return a model as `strata predict --precision int8` runs it; the log gets why."""
+    fast, decision = in_bytes(model, decide(device=found.device, precision="fp32", model=model, steps=1))
+    found.settings["strata, int8"] = {decision.name: f"{decision.value}: {decision.reason}"}
+    return fast
+
+
 def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
     """Measure, print and log."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,9 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         return timed(step)
 
     def our_bytes(number: int) -> float:
-        model, image = models.build(models.preset(name)).eval(), picture()
-        fast, decision = in_bytes(model, decide(device=options.device, precision="fp32", model=model, steps=1))
-        found.settings["strata, int8"] = {decision.name: f"{decision.value}: {decision.reason}"}
+        fast, image = in_int8(found, models.build(models.preset(name)).eval()), picture()
 
         @torch.inference_mode()
         def step() -> None:
