@@ -43,6 +43,7 @@ def mnist() -> Recipe:
 
 def fashion_mnist() -> Recipe:
     """60,000 pieces of clothing of 28x28 pixels."""
+    table = "the table of the Fashion-MNIST repository (Xiao, Rasul and Vollgraf 2017)"
     return Recipe(
         recipe="fashion-mnist",
         summary="A small, wide residual network on Fashion-MNIST",
@@ -55,13 +56,23 @@ def fashion_mnist() -> Recipe:
         reference=Reference(
             metric="accuracy",
             published=0.949,
-            source="ResNet-18 in the table of the Fashion-MNIST repository (Xiao, Rasul and Vollgraf 2017)",
+            source=f"ResNet-18 in {table}",
+            of_models={
+                "resnet18": (0.949, f"ResNet-18 in {table}"),
+                "alexnet": (0.899, f"AlexNet, with a triplet loss, in {table}"),
+                "vgg16": (0.935, f"VGG-16 in {table}"),
+                "googlenet": (0.937, f"GoogLeNet in {table}"),
+                "densenet_bc_100_12": (0.954, f"DenseNet-BC of 768,000 parameters in {table}"),
+                "wrn_40_4": (0.967, f"WRN-40-4 in {table}"),
+                "wrn_28_10": (0.959, f"WRN-28-10 in {table}"),
+            },
         ),
     )
 
 
 def cifar10() -> Recipe:
     """50,000 colour pictures of 32x32 pixels, with the network and schedule of He et al. 2016, section 4.2."""
+    table = "the table of kuangliu/pytorch-cifar, 350 passes"
     return Recipe(
         recipe="cifar10",
         summary="ResNet-20 on CIFAR-10, as in the paper",
@@ -76,6 +87,18 @@ def cifar10() -> Recipe:
             weight_decay=1e-4,
             schedule="step",
             step_every=0.25,
+        ),
+        reference=Reference(
+            metric="accuracy",
+            published=0.9125,
+            source="ResNet-20 in Table 6 of the paper",
+            of_models={
+                "vgg16_bn": (0.9264, f"VGG-16 with batch norm in {table}"),
+                "resnet18": (0.9302, f"ResNet-18 in {table}"),
+                "resnet50": (0.9362, f"ResNet-50 in {table}"),
+                "densenet121": (0.9504, f"DenseNet-121 in {table}"),
+                "preresnet18": (0.9511, f"ResNet-18, pre-activation, in {table}"),
+            },
         ),
     )
 

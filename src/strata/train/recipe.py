@@ -99,6 +99,8 @@ class Reference:
     split: str = "test"
     published: float | None = None
     source: str = ""
+    of_models: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    """By the names of other models on the same data: what was published of each, and where. ``model=NAME`` takes it."""
     measured: float | None = None
     spread: float | None = None
     """Standard deviation over seeds."""
@@ -162,7 +164,7 @@ class Recipe:
 
     def _set(self, key: str, value: Any) -> Recipe:
         if key == "model" and isinstance(value, str):
-            return dataclasses.replace(self, model=preset(value))
+            return dataclasses.replace(self, model=preset(value), reference=self._reference_of(value))
         if key == "task" and isinstance(value, str):
             return dataclasses.replace(self, task=TASKS.get(value)())
         if key in FROM_DATA:
@@ -177,6 +179,14 @@ class Recipe:
         if key == "train.epochs" and recipe.train.epochs is not None:
             return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=None))
         return recipe
+
+    def _reference_of(self, model: str) -> Reference | None:
+        """Return what was published of another model; None where nothing was."""
+        if self.reference is None or model not in self.reference.of_models:
+            return None
+        published, source = self.reference.of_models[model]
+        kept = {name: getattr(self.reference, name) for name in ("metric", "split", "of_models")}
+        return Reference(**kept, published=published, source=source)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `recipe.json` holds; `Recipe.from_json` reads it back, equal."""

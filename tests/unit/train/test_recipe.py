@@ -141,3 +141,12 @@ def test_other_data_takes_neither_the_published_number_nor_the_names_of_the_clas
     assert other.reference is None and other.data.labels == ()
     named = strata.recipe("pneumonia", {"data.labels": "benign,malignant", "data": "breasts.npz"})
     assert named.data.labels == ("benign", "malignant")
+
+
+def test_another_model_is_compared_with_what_was_published_of_it_and_else_with_nothing() -> None:
+    assert strata.recipe("fashion-mnist").reference.published == 0.949
+    other = strata.recipe("fashion-mnist", model="vgg16")
+    assert other.reference.published == 0.935 and other.reference.source.startswith("VGG-16 in the table")
+    assert strata.recipe("fashion-mnist", model="vgg16", data="./fashion_mnist").reference == other.reference
+    assert strata.recipe("fashion-mnist", model="vit_tiny").reference is None
+    assert Recipe.from_json(json.loads(json.dumps(other.to_json()))) == other
