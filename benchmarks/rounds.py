@@ -250,7 +250,8 @@ def machine(device: str) -> dict[str, Any]:
     """Describe the machine: what a figure depends on, and nothing that names the machine."""
     import torch
 
-    from strata.device import cpu_flags, cpu_name, usable_cores
+    from strata.device import cpu_name, usable_cores
+    from strata.kernels import cpu_flags
 
     found: dict[str, Any] = {
         "cpu": cpu_name(),

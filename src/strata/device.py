@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from strata.errors import UnavailableError
+from strata.kernels import cpu_flags, winograd
 
 COMPILE_PAYS_AFTER_STEPS = 2000
 """A GPU run at least this long earns back the seconds that compiling takes."""
@@ -43,6 +44,8 @@ class Setup:
     """"bf16" or "fp32": of matrix products and convolutions; weights, losses and statistics are always fp32."""
     channels_last: bool
     compile: bool
+    winograd: bool
+    """3x3 convolutions with fewer multiplications: see `strata.kernels.winograd`."""
     decisions: tuple[Decision, ...]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -52,8 +55,10 @@ class Setup:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def place(self, model: Any) -> Any:
-        """Return a model on the device, in the memory format."""
+        """Return a model on the device, in the memory format, its layers as they run there."""
         model = model.to(self.device)
+        if self.winograd:
+            winograd.use_in(model)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def arrange(self, input_B: torch.Tensor) -> torch.Tensor:
@@ -65,16 +70,6 @@ class Setup:
         """Wait until the device has done all that was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
-    """Return the processor's feature flags as Linux names them; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
 
 
 @functools.cache
@@ -144,6 +139,26 @@ def _linear_weights(model: torch.nn.Module | None) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) if model is not None else 0
 
 
+def _choose_winograd(
+    where: torch.device, precision: str, compiles: bool, model: torch.nn.Module | None
+) -> tuple[bool, Decision]:
+    """Decide how 3x3 convolutions are calculated, and why."""
+    layers = [] if model is None else [layer for layer in model.modules() if winograd.takes_part(layer)]
+    if where.type != "cpu":
+        reason = "the device's own library chooses"
+    elif not layers:
+        reason = "none is 3x3 with stride 1 and channels in multiples of 16"
+    elif compiles:
+        reason = "the compiler chooses"
+    elif precision != "fp32" or any(layer.weight.dtype != torch.float32 for layer in layers):
+        reason = "fewer multiplications are for fp32"
+    elif isinstance(found := winograd.kernel(), str):
+        reason = found
+    else:
+        return True, Decision("convolutions", "Winograd", "a 3x3 takes a quarter of the multiplications")
+    return False, Decision("convolutions", "direct", reason)
+
+
 def decide(
     *,
     device: str = "auto",
@@ -194,9 +209,11 @@ def decide(
         compiles = bool(compile)
         decisions.append(Decision("compile", "yes" if compiles else "no", "asked for"))
 
+    fast, decision = _choose_winograd(where, chosen, compiles, model)
+    decisions.append(decision)
     if where.type == "cpu":
         decisions.append(Decision("threads", str(torch.get_num_threads()), f"{usable_cores()} cores may be used"))
-    return Setup(where, chosen, channels_last, compiles, tuple(decisions))
+    return Setup(where, chosen, channels_last, compiles, fast, tuple(decisions))
 
 
 def usable_cores() -> int:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strata.data.download import RemoteFile, cache_folder, fetch
+from strata.cache import cache_folder
+from strata.data.download import RemoteFile, fetch
 from strata.errors import UnavailableError
 
 if TYPE_CHECKING:

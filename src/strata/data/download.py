@@ -39,11 +39,6 @@ class RemoteFile:
     sha256: str
 
 
-def cache_folder() -> Path:
-    """Return where downloads are kept: $STRATA_CACHE, else ~/.cache/strata."""
-    return Path(os.environ.get("STRATA_CACHE") or "~/.cache/strata").expanduser()
-
-
 def fetch(what: str, files: Sequence[RemoteFile], folder: Path) -> list[Path]:
     """Return the files' paths in ``folder``, downloading those that are not there.
 

@@ -3,8 +3,7 @@
 A token that is made at a time multiplies every matrix with one vector, so that it takes as long as its weights take to
 come from memory (Pope et al. 2023, "Efficiently scaling Transformer inference", section 2.1). Half the bytes are half
 the time. Torch multiplies such weights at that speed only on processors that have instructions for bf16; the kernel
-beside this file does on all, is compiled once for the processor at hand, and lies in the cache folder from then on.
-Without a compiler torch's own kernels serve.
+``packed.c`` does on all. Without a compiler torch's own kernels serve.
 
 int8 weights are rounded to 127 steps of each output's largest weight (symmetric, one scale for each output).
 Activations stay fp32 with both; where the processor multiplies bytes, those that meet int8 weights become whole numbers
@@ -19,22 +18,15 @@ import copy
 import ctypes
 import dataclasses
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strata.data.download import cache_folder
-from strata.device import Decision, Setup, cpu_flags
+from strata.device import Decision, Setup
 from strata.errors import ConfigError
+from strata.kernels import compiled, cpu_flags
 
 Weights = Literal["auto", "fp32", "bf16", "int8"]
 
@@ -46,8 +38,6 @@ ROWS_WIDENED = 8192
 """Outputs whose weights are widened at once."""
 _TYPES = (torch.float32, torch.bfloat16, torch.int8)
 """Of weights, by the kernel's numbers."""
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-fPIC", "-shared", "-lm")
-_FLAGS_BY_MACHINE = {"x86_64": ("-mprefer-vector-width=512",), "AMD64": ("-mprefer-vector-width=512",)}
 
 
 class Matrix(ctypes.Structure):
@@ -239,34 +229,9 @@ def multiplies_bytes() -> bool:
 @functools.cache
 def kernels() -> Any:
     """Return the compiled kernel of this processor, or in words why there is none. The first call ever compiles it."""
-    source = Path(__file__).with_name("packed.c").read_bytes()
-    named = [os.environ.get("CC"), "cc", "gcc", "clang"]
-    compiler = next((path for path in (shutil.which(name) for name in named if name) if path), None)
-    if compiler is None:
-        return "no C compiler was found (cc, gcc, clang or $CC)"
-    flags = (*_FLAGS, *_FLAGS_BY_MACHINE.get(platform.machine(), ()))
-    depends_on = (
-        source,
-        compiler.encode(),
-        repr(flags).encode(),
-        repr(sorted(cpu_flags())).encode(),
-        platform.machine().encode(),
-    )
-    name = hashlib.sha256(b"\0".join(depends_on)).hexdigest()[:20]
-    path = cache_folder() / "kernels" / f"packed-{name}.so"
-    try:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                aside = Path(folder) / path.name
-                command = [compiler, *flags, "-o", str(aside), str(Path(__file__).with_name("packed.c"))]
-                subprocess.run(command, check=True, capture_output=True, timeout=120)
-                aside.replace(path)
-        found = ctypes.CDLL(str(path))
-    except subprocess.CalledProcessError as error:
-        return f"{compiler} could not compile packed.c: {error.stderr.decode(errors='replace').strip()[:200]}"
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"the kernel could not be made or read: {error}"
+    found = compiled("packed", ("-ffp-contract=off",))
+    if isinstance(found, str):
+        return found
     found.product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long, ctypes.c_int]
     found.gpt_step.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int]
     found.to_bytes.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 2 + [ctypes.c_int]

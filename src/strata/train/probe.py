@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strata.cache import cache_folder
 from strata.checkpoint.files import read_tensors, write_tensors
 from strata.config import to_json
 from strata.data.dataset import Dataset, Split, TensorSplit, digest
-from strata.data.download import cache_folder
 from strata.data.loader import in_order
 from strata.device import Setup
 from strata.errors import CheckpointError

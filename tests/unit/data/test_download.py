@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from strata.data import DataConfig, catalog, download, open_data
+from strata.data import DataConfig, catalog, open_data
 from strata.data.download import RemoteFile, fetch
 from strata.errors import DataError
 
@@ -153,10 +153,3 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Set STRATA_CACHE elsewhere"):
         fetch("things", [], tmp_path / "file" / "inside")
-
-
-def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("STRATA_CACHE", str(tmp_path))
-    assert download.cache_folder() == tmp_path
-    monkeypatch.delenv("STRATA_CACHE")
-    assert download.cache_folder() == Path.home() / ".cache" / "strata"

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from strata.device import cpu_flags, decide
+import strata.kernels
+from strata.device import decide
 from strata.errors import ConfigError
+from strata.kernels import cpu_flags
 from strata.models.gpt import GPT, GPTConfig
 from strata.predict import packed as module
 from strata.predict.packed import ROWS_AT_MOST, PackedLinear, choose_weights, kernels, packed, usual_weights
@@ -29,7 +31,7 @@ def way(request, monkeypatch):
     elif request.param == "widening kernel":  # of the processors that do not multiply bytes
         if "avx512_vnni" not in cpu_flags():
             pytest.skip("the kernel itself widens here")
-        monkeypatch.setattr(module, "_FLAGS", (*module._FLAGS, "-mno-avx512vnni"))
+        monkeypatch.setattr(strata.kernels, "_FLAGS", (*strata.kernels._FLAGS, "-mno-avx512vnni"))
         kernels.cache_clear()
         request.addfinalizer(kernels.cache_clear)
     return request.param

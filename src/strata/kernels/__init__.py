@@ -1,0 +1,70 @@
+"""Kernels in C, for what torch does slowly on a CPU: compiled once for the processor at hand, by the user's compiler.
+
+Each is a file beside this one. Without a compiler, or where one fails, torch's own operations serve.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from strata.cache import cache_folder
+
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-lm")
+_FLAGS_BY_MACHINE = {"x86_64": ("-mprefer-vector-width=512",), "AMD64": ("-mprefer-vector-width=512",)}
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's feature flags as Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def compiled(name: str, options: Sequence[str] = ()) -> ctypes.CDLL | str:
+    """Return the library of ``name``.c for this processor, or in words why there is none.
+
+    The first call ever compiles it, into the cache folder; whatever the result depends on is in the file's name.
+
+    Args:
+        options: of the compiler, besides those that all kernels have.
+    """
+    file = Path(__file__).with_name(f"{name}.c")
+    named = [os.environ.get("CC"), "cc", "gcc", "clang"]
+    compiler = next((path for path in (shutil.which(command) for command in named if command) if path), None)
+    if compiler is None:
+        return "no C compiler was found (cc, gcc, clang or $CC)"
+    flags = (*_FLAGS, *options, *_FLAGS_BY_MACHINE.get(platform.machine(), ()))
+    depends_on = (
+        file.read_bytes(),
+        compiler.encode(),
+        repr(flags).encode(),
+        repr(sorted(cpu_flags())).encode(),
+        platform.machine().encode(),
+    )
+    digest = hashlib.sha256(b"\0".join(depends_on)).hexdigest()[:20]
+    path = cache_folder() / "kernels" / f"{name}-{digest}.so"
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                aside = Path(folder) / path.name
+                command = [compiler, *flags, "-o", str(aside), str(file)]
+                subprocess.run(command, check=True, capture_output=True, timeout=120)
+                aside.replace(path)
+        return ctypes.CDLL(str(path))
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} could not compile {file.name}: {error.stderr.decode(errors='replace').strip()[:200]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the kernel could not be made or read: {error}"
