@@ -1,14 +1,20 @@
-/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), in fp32: what comes out, and the gradients of both sides.
+/* 3x3 convolutions of stride 1 by Winograd's minimal filtering, in fp32: what comes out, and the gradients of both sides;
+   of stride 2 the gradient of the filters.
 
-   Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3. Four by four pixels that come out
-   need six by six that go in. Transformed, the 144 products of each pair of channels are 36; those of all tiles and
-   channels are 36 matrix products. The price is rounding: errors of 2e-6 to 8e-6 of the largest output in place of 1e-6.
+   Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3: F(4x4, 3x3). Four by four pixels
+   that come out need six by six that go in. Transformed, the 144 products of each pair of channels are 36; those of all
+   tiles and channels are 36 matrix products. The price is rounding: errors of 2e-6 to 8e-6 of the largest output in place
+   of 1e-6.
 
-   The transforms are linear, so a gradient goes back through them transposed. The gradient of what went in needs no code
-   of its own: it is a convolution of the other gradient with the filters turned round.
+   Stride 2 splits each direction by parity: every other pixel meets the two outer weights, a convolution of stride 1 for
+   which F(4, 2) needs five products in place of eight; the pixels between meet the middle one. 81 products for 144. That
+   gains in the gradient of the filters, and nothing in the rest, where other kernels are as fast.
+
+   The transforms are linear, so a gradient goes back through them transposed. The gradient of what went in is such a
+   convolution too, of the other gradient with the filters turned round.
 
    Pictures are (B, H, W, C) in memory; filters have any strides. K channels are summed over, N come out, both whole
-   multiples of GRAIN. P = 36 points of a transformed tile, T tiles. */
+   multiples of GRAIN. T tiles. */
 
 #include <omp.h>
 #include <string.h>
@@ -26,13 +32,14 @@
 #define WIDE 4
 #endif
 #define HIGH 6 /* rows of it: HIGH x WIDE sums stay in registers */
-#define P 36
+#define FILTER_POINTS 36 /* that are unlike */
+#define MOST_POINTS 81
 #define GRAIN 16
 #define DEEP 128 /* terms of a sum at a time: what they multiply stays in the first cache */
 #define ROW(channels) ((channels) + SKEW)
 #define SKEW 16 /* floats between the points of a scratch, or all of them would fall into the same places of the cache */
 #define INLINE static inline __attribute__((always_inline))
-#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
+#define EACH(i, count) _Pragma("GCC unroll 9") for (int i = 0; i < count; i++)
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 
@@ -99,9 +106,11 @@ static void blocks(int wide, long rows, const float *a, long a_m, long a_k, cons
     }
 }
 
-/* The transforms in one direction; `s` is the distance between the elements of a vector. */
+/* The transforms in one direction; s and t are the distances between elements that are read and written. */
+typedef void line(const floats *from, int s, floats *to, int t);
 
-INLINE void inputs6(const floats *d, int s, floats *v, int t) { /* B^T d */
+/* B^T d of F(4, 3), at 0, 1, -1, 2, -2 and infinity. */
+INLINE void inputs_1(const floats *d, int s, floats *v, int t) {
     floats a = d[4 * s] - 4 * d[2 * s], b = d[3 * s] - 4 * d[s], c = d[4 * s] - d[2 * s], e = 2 * (d[3 * s] - d[s]);
     v[0] = 4 * d[0] - 5 * d[2 * s] + d[4 * s];
     v[t] = a + b;
@@ -111,7 +120,8 @@ INLINE void inputs6(const floats *d, int s, floats *v, int t) { /* B^T d */
     v[5 * t] = 4 * d[s] - 5 * d[3 * s] + d[5 * s];
 }
 
-INLINE void outputs4(const floats *m, int s, floats *y, int t) { /* A^T m */
+/* A^T m */
+INLINE void outputs_1(const floats *m, int s, floats *y, int t) {
     floats a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
     y[0] = m[0] + a + c;
     y[t] = b + 2 * e;
@@ -119,7 +129,8 @@ INLINE void outputs4(const floats *m, int s, floats *y, int t) { /* A^T m */
     y[3 * t] = b + 8 * e + m[5 * s];
 }
 
-INLINE void gradients6(const floats *y, int s, floats *m, int t) { /* A y */
+/* A y */
+INLINE void gradients_1(const floats *y, int s, floats *m, int t) {
     floats a = y[0] + y[2 * s], b = y[s] + y[3 * s], c = y[0] + 4 * y[2 * s], e = 2 * y[s] + 8 * y[3 * s];
     m[0] = y[0];
     m[t] = a + b;
@@ -129,7 +140,8 @@ INLINE void gradients6(const floats *y, int s, floats *m, int t) { /* A y */
     m[5 * t] = y[3 * s];
 }
 
-INLINE void filters6(const floats *g, int s, floats *u, int t) { /* G g */
+/* G g */
+INLINE void filters_1(const floats *g, int s, floats *u, int t) {
     floats a = (g[0] + g[2 * s]) * (-1.f / 6), b = g[s] * (-1.f / 6);
     floats c = g[0] * (1.f / 24) + g[2 * s] * (1.f / 6), e = g[s] * (1.f / 12);
     u[0] = g[0] * .25f;
@@ -140,7 +152,8 @@ INLINE void filters6(const floats *g, int s, floats *u, int t) { /* G g */
     u[5 * t] = g[2 * s];
 }
 
-INLINE void filters3(const floats *u, int s, floats *g, int t) { /* G^T u */
+/* G^T u */
+INLINE void filters_back_1(const floats *u, int s, floats *g, int t) {
     floats a = (u[s] + u[2 * s]) * (-1.f / 6), b = (u[2 * s] - u[s]) * (1.f / 6);
     floats c = u[3 * s] + u[4 * s], e = (u[3 * s] - u[4 * s]) * (1.f / 12);
     g[0] = u[0] * .25f + a + c * (1.f / 24);
@@ -148,72 +161,97 @@ INLINE void filters3(const floats *u, int s, floats *g, int t) { /* G^T u */
     g[2 * t] = a + c * (1.f / 6) + u[5 * s];
 }
 
+/* The same for stride 2. First five points of F(4, 2), at 0, 1, -1, 2 and infinity, then four that stay as they are. */
+
+INLINE void inputs_2(const floats *d, int s, floats *v, int t) {
+    floats a = d[0], b = d[2 * s], c = d[4 * s], e = d[6 * s];
+    v[0] = 2 * (a - c) - b + e;
+    v[t] = e - c - 2 * b;
+    v[2 * t] = e - 3 * c + 2 * b;
+    v[3 * t] = e - b;
+    v[4 * t] = 2 * (b - e) - c + d[8 * s];
+    EACH(i, 4) v[(5 + i) * t] = d[(2 * i + 1) * s];
+}
+
+INLINE void gradients_2(const floats *y, int s, floats *m, int t) {
+    floats a = y[0] + y[2 * s], b = y[s] + y[3 * s];
+    m[0] = y[0];
+    m[t] = a + b;
+    m[2 * t] = a - b;
+    m[3 * t] = y[0] + 2 * y[s] + 4 * y[2 * s] + 8 * y[3 * s];
+    m[4 * t] = y[3 * s];
+    EACH(i, 4) m[(5 + i) * t] = y[i * s];
+}
+
+INLINE void filters_back_2(const floats *u, int s, floats *g, int t) {
+    g[0] = (u[0] - u[s]) * .5f + (u[3 * s] - u[2 * s]) * (1.f / 6);
+    g[t] = u[5 * s];
+    g[2 * t] = u[s] * -.5f + u[2 * s] * (1.f / 6) + u[3 * s] * (1.f / 3) + u[4 * s];
+}
+
+/* Points whose filters are the same: the four between. */
+static int filter_point(int stride, int p) {
+    int row = p / 9, column = p % 9;
+    return stride == 2 ? (row < 5 ? row : 5) * 6 + (column < 5 ? column : 5) : p;
+}
+
+/* A transform in both directions: from x from to to x to. */
+INLINE void both(line *f, int from, int to, const floats *d, floats *done) {
+    floats half[9 * 9];
+    EACH(j, from) f(d + j, from, half + j, from);
+    EACH(i, to) f(half + i * from, 1, done + i * to, 1);
+}
+
+/* Pictures cut into tiles, of which each begins `step` pixels after the one before, the first `pad` before the picture. */
 typedef struct {
-    long batch, height, width, rows, columns; /* of pictures; tiles of each */
-    long pad;                                 /* zeros before the first row and column of what a tile reads */
+    long batch, height, width, rows, columns, step, pad;
 } tiling;
 
-/* Where the `side` x `side` pixels of a tile lie; `zeros` for those outside the picture. */
-INLINE void pixels(const tiling *g, long tile, int side, long pad, const float *x, long channels, const float *zeros,
-                   const float **at) {
-    long column = tile % g->columns, row = tile / g->columns % g->rows, picture = tile / g->columns / g->rows;
-    for (int i = 0; i < side; i++) {
-        long h = row * 4 - pad + i;
-        for (int j = 0; j < side; j++) {
-            long w = column * 4 - pad + j;
-            int inside = h >= 0 && h < g->height && w >= 0 && w < g->width;
-            at[i * side + j] = inside ? x + ((picture * g->height + h) * g->width + w) * channels : zeros;
+typedef struct {
+    long row, column, picture;
+} place;
+
+INLINE place place_of(const tiling *g, long tile) {
+    return (place){tile / g->columns % g->rows, tile % g->columns, tile / g->columns / g->rows};
+}
+
+INLINE void read_tiles(line *f, int from, int to, const tiling *g, long first, long count, const float *x, long channels,
+                       const float *zeros, float *v, long point) {
+    for (long t = 0; t < count; t++) {
+        const float *at[9 * 9];
+        place here = place_of(g, first + t);
+        for (int i = 0; i < from; i++)
+            for (int j = 0; j < from; j++) {
+                long h = here.row * g->step - g->pad + i, w = here.column * g->step - g->pad + j;
+                int inside = h >= 0 && h < g->height && w >= 0 && w < g->width;
+                at[i * from + j] = inside ? x + ((here.picture * g->height + h) * g->width + w) * channels : zeros;
+            }
+        for (long c = 0; c < channels; c += LANES) {
+            floats d[9 * 9], done[MOST_POINTS];
+            for (int i = 0; i < from * from; i++) d[i] = get(at[i] + c);
+            both(f, from, to, d, done);
+            for (int i = 0; i < to * to; i++) put(v + i * point + t * ROW(channels) + c, done[i]);
         }
     }
 }
 
-static void transform_inputs(const tiling *g, long first, long count, const float *x, long K, const float *zeros,
-                             float *v, long point) {
+INLINE void write_tiles(line *f, int from, int to, const tiling *g, long first, long count, const float *m, long point,
+                        const float *bias, float *y, long N) {
     for (long t = 0; t < count; t++) {
-        const float *at[P];
-        pixels(g, first + t, 6, g->pad, x, K, zeros, at);
-        for (long k = 0; k < K; k += LANES) {
-            floats d[P], half[P], done[P];
-            for (int i = 0; i < P; i++) d[i] = get(at[i] + k);
-            EACH(j, 6) inputs6(d + j, 6, half + j, 6);
-            EACH(i, 6) inputs6(half + 6 * i, 1, done + 6 * i, 1);
-            for (int i = 0; i < P; i++) put(v + i * point + t * ROW(K) + k, done[i]);
-        }
-    }
-}
-
-static void transform_gradients(const tiling *g, long first, long count, const float *y, long N, const float *zeros,
-                                float *m, long point) {
-    for (long t = 0; t < count; t++) {
-        const float *at[16];
-        pixels(g, first + t, 4, 0, y, N, zeros, at);
+        place here = place_of(g, first + t);
+        long top = here.row * to, left = here.column * to, high = least(to, g->height - top), wide = least(to, g->width - left);
+        float *corner = y + ((here.picture * g->height + top) * g->width + left) * N;
         for (long n = 0; n < N; n += LANES) {
-            floats d[16], half[24], done[P];
-            for (int i = 0; i < 16; i++) d[i] = get(at[i] + n);
-            EACH(j, 4) gradients6(d + j, 4, half + j, 4);
-            EACH(i, 6) gradients6(half + 4 * i, 1, done + 6 * i, 1);
-            for (int i = 0; i < P; i++) put(m + i * point + t * ROW(N) + n, done[i]);
-        }
-    }
-}
-
-static void transform_outputs(const tiling *g, long first, long count, const float *m, long point, const float *bias,
-                              float *y, long N) {
-    for (long t = 0; t < count; t++) {
-        long tile = first + t, column = tile % g->columns, row = tile / g->columns % g->rows;
-        long picture = tile / g->columns / g->rows;
-        long high = least(4, g->height - row * 4), wide = least(4, g->width - column * 4);
-        float *corner = y + ((picture * g->height + row * 4) * g->width + column * 4) * N;
-        for (long n = 0; n < N; n += LANES) {
-            floats d[P], half[24], done[16], add = bias ? get(bias + n) : (floats){0};
-            for (int i = 0; i < P; i++) d[i] = get(m + i * point + t * ROW(N) + n);
-            EACH(j, 6) outputs4(d + j, 6, half + j, 6);
-            EACH(i, 4) outputs4(half + 6 * i, 1, done + 4 * i, 1);
+            floats d[MOST_POINTS], done[8 * 8], add = bias ? get(bias + n) : (floats){0};
+            for (int i = 0; i < from * from; i++) d[i] = get(m + i * point + t * ROW(N) + n);
+            both(f, from, to, d, done);
             for (int i = 0; i < high; i++)
-                for (int j = 0; j < wide; j++) put(corner + (i * g->width + j) * N + n, done[4 * i + j] + add);
+                for (int j = 0; j < wide; j++) put(corner + (i * g->width + j) * N + n, done[to * i + j] + add);
         }
     }
 }
+
+static int points_of(int stride) { return stride == 2 ? 81 : 36; }
 
 /* Tiles that a thread takes at once: few, so that what it makes of them stays in its cache; more where filters are large,
    since they are read once for each. */
@@ -223,20 +261,27 @@ static long tiles_at_once(long tiles, long K, long N, int threads) {
     return (even + HIGH - 1) / HIGH * HIGH;
 }
 
-static long scratch(long tiles, long channels) { return P * (tiles * ROW(channels) + SKEW) + 8 * SKEW; }
-
-static tiling tiles_of(long batch, long height, long width, long pad) {
-    return (tiling){batch, height, width, (height + 3) / 4, (width + 3) / 4, pad};
+static long scratch(int stride, long tiles, long channels) {
+    return points_of(stride) * (tiles * ROW(channels) + SKEW) + 8 * SKEW;
 }
 
-/* Floats of work that `convolve` needs. H and W are those of what comes out. */
+/* How pictures that go in and come out, of height x width and H x W pixels, are cut. Returns the number of tiles. */
+static long cut(int stride, long B, long height, long width, long H, long W, long pad, tiling *in, tiling *out) {
+    long rows = (H + 3) / 4, columns = (W + 3) / 4;
+    *in = (tiling){B, height, width, rows, columns, 4 * stride, pad};
+    *out = (tiling){B, H, W, rows, columns, 4, 0};
+    return B * rows * columns;
+}
+
+/* Floats of work that `convolve` needs for an output of H x W. */
 long convolve_work(long B, long H, long W, long K, long N, int threads) {
     long most = tiles_at_once(B * ((H + 3) / 4) * ((W + 3) / 4), K, N, threads);
-    return K + threads * (scratch(most, K) + scratch(most, N));
+    return K + threads * (scratch(1, most, K) + scratch(1, most, N));
 }
 
-/* Filters (N, K, 3, 3) with the strides given, in floats, to (blocks of N, P, K, block): u. */
-void transform_filters(const float *w, long w_n, long w_k, long w_i, long w_j, long K, long N, float *u, int threads) {
+/* Filters (N, K, 3, 3) with the strides given, in floats, to (blocks of N, FILTER_POINTS, K, block): u. */
+void transform_filters(const float *w, long w_n, long w_k, long w_i, long w_j, long K, long N, float *u,
+                       int threads) {
     int large = K * N >= 128 * 256;
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
     for (long k = 0; k < K; k += GRAIN)
@@ -248,83 +293,94 @@ void transform_filters(const float *w, long w_n, long w_k, long w_i, long w_j, l
                         near[m][i][l] = w[(n + l) * w_n + (k + m) * w_k + i / 3 * w_i + i % 3 * w_j];
             long begin = n / (WIDE * LANES) * (WIDE * LANES), width = least(WIDE * LANES, N - begin);
             for (int m = 0; m < GRAIN; m++) {
-                floats half[18], done[P];
-                EACH(j, 3) filters6(near[m] + j, 3, half + j, 3);
-                EACH(i, 6) filters6(half + 3 * i, 1, done + 6 * i, 1);
-                float *to = u + begin * P * K + (k + m) * width + n - begin;
-                if (large)
-                    for (int i = 0; i < P; i++) put_past_caches(to + i * K * width, done[i]);
-                else
-                    for (int i = 0; i < P; i++) put(to + i * K * width, done[i]);
+                floats done[FILTER_POINTS];
+                both(filters_1, 3, 6, near[m], done);
+                float *to = u + begin * FILTER_POINTS * K + (k + m) * width + n - begin;
+                for (int i = 0; i < FILTER_POINTS; i++)
+                    if (large) put_past_caches(to + i * K * width, done[i]);
+                    else put(to + i * K * width, done[i]);
             }
         }
 }
 
-/* x (B, height, width, K) by filters u to y (B, H, W, N): H = height + 2 pad - 2. */
-void convolve(const float *x, const float *u, const float *bias, float *y, long B, long height, long width, long K, long N,
-              long pad, float *work, int threads) {
-    tiling in = tiles_of(B, height, width, pad), out = tiles_of(B, height + 2 * pad - 2, width + 2 * pad - 2, 0);
-    in.rows = out.rows, in.columns = out.columns;
-    long tiles = B * out.rows * out.columns, most = tiles_at_once(tiles, K, N, threads);
-    float *zeros = work;
-    memset(zeros, 0, K * sizeof(float));
+/* x (B, height, width, K) by filters u to y (B, H, W, N); stride 1. */
+void convolve(const float *x, const float *u, const float *bias, float *y, long B, long height, long width, long H, long W,
+              long K, long N, long pad, float *work, int threads) {
+    tiling in, out;
+    long tiles = cut(1, B, height, width, H, W, pad, &in, &out), most = tiles_at_once(tiles, K, N, threads);
+    long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
+    memset(work, 0, K * sizeof(float)); /* what lies outside a picture */
 #pragma omp parallel num_threads(threads)
     {
-        float *v = work + K + omp_get_thread_num() * (scratch(most, K) + scratch(most, N)), *m = v + scratch(most, K);
-        long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
+        float *v = work + K + omp_get_thread_num() * (scratch(1, most, K) + scratch(1, most, N));
+        float *m = v + scratch(1, most, K);
 #pragma omp for schedule(static)
         for (long first = 0; first < tiles; first += most) {
             long count = least(most, tiles - first);
-            transform_inputs(&in, first, count, x, K, zeros, v, v_point);
-            for (int p = 0; p < P; p++)
+            read_tiles(inputs_1, 6, 6, &in, first, count, x, K, work, v, v_point);
+            for (int p = 0; p < FILTER_POINTS; p++)
                 for (long n = 0; n < N; n += WIDE * LANES) {
                     long part = least(WIDE * LANES, N - n);
-                    blocks(part / LANES, count, v + p * v_point, ROW(K), 1, u + n * P * K + p * K * part, part,
+                    blocks(part / LANES, count, v + p * v_point, ROW(K), 1, u + (n * FILTER_POINTS + p * part) * K, part,
                            m + p * m_point + n, ROW(N), K, 0);
                 }
-            transform_outputs(&out, first, count, m, m_point, bias, y, N);
+            write_tiles(outputs_1, 6, 4, &out, first, count, m, m_point, bias, y, N);
         }
     }
 }
 
 static long tiles_in_sum(long K, long N) { return K * N <= 128 * 128 ? 96 : 192; }
 
+static long whole_rows(long K) { return (K + HIGH - 1) / HIGH * HIGH; }
+
 /* Floats of work that `filters_gradient` needs. */
-long filters_gradient_work(long K, long N) {
-    long most = tiles_in_sum(K, N), rows = (K + HIGH - 1) / HIGH * HIGH;
-    return (K > N ? K : N) + scratch(most, K) + scratch(most, N) + P * rows * N;
+long filters_gradient_work(int stride, long K, long N) {
+    long most = tiles_in_sum(K, N);
+    return K + N + scratch(stride, most, K) + scratch(stride, most, N) + FILTER_POINTS * whole_rows(K) * N;
 }
 
-/* What x (B, height, width, K) and the gradient y of a convolution's output give for its filters: (3, 3, K, N). */
-void filters_gradient(const float *x, const float *y, float *w, long B, long height, long width, long K, long N, long pad,
-                      float *work, int threads) {
-    tiling in = tiles_of(B, height, width, pad), out = tiles_of(B, height + 2 * pad - 2, width + 2 * pad - 2, 0);
-    in.rows = out.rows, in.columns = out.columns;
-    long tiles = B * out.rows * out.columns, most = tiles_in_sum(K, N), rows = (K + HIGH - 1) / HIGH * HIGH;
-    float *zeros = work, *v = zeros + (K > N ? K : N), *m = v + scratch(most, K), *u = m + scratch(most, N);
+/* What x (B, height, width, K) and the gradient y (B, H, W, N) of a convolution's output give for its filters:
+   (3, 3, K, N). */
+void filters_gradient(int stride, const float *x, const float *y, float *w, long B, long height, long width, long H, long W,
+                      long K, long N, long pad, float *work, int threads) {
+    tiling in, out;
+    long tiles = cut(stride, B, height, width, H, W, pad, &in, &out), most = tiles_in_sum(K, N), u_point = whole_rows(K) * N;
+    float *v = work + K + N, *m = v + scratch(stride, most, K), *u = m + scratch(stride, most, N);
     long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
-    memset(zeros, 0, (K > N ? K : N) * sizeof(float));
+    memset(work, 0, (K + N) * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), all = omp_get_num_threads();
         for (long first = 0; first < tiles; first += most) {
             long count = least(most, tiles - first), begin = count * me / all, end = count * (me + 1) / all;
-            transform_inputs(&in, first + begin, end - begin, x, K, zeros, v + begin * ROW(K), v_point);
-            transform_gradients(&out, first + begin, end - begin, y, N, zeros, m + begin * ROW(N), m_point);
+            float *v_mine = v + begin * ROW(K), *m_mine = m + begin * ROW(N);
+            if (stride == 2) {
+                read_tiles(inputs_2, 9, 9, &in, first + begin, end - begin, x, K, work, v_mine, v_point);
+                read_tiles(gradients_2, 4, 9, &out, first + begin, end - begin, y, N, work, m_mine, m_point);
+            } else {
+                read_tiles(inputs_1, 6, 6, &in, first + begin, end - begin, x, K, work, v_mine, v_point);
+                read_tiles(gradients_1, 4, 6, &out, first + begin, end - begin, y, N, work, m_mine, m_point);
+            }
 #pragma omp barrier
 #pragma omp for collapse(2) schedule(static)
-            for (int p = 0; p < P; p++)
-                for (long n = 0; n < N; n += WIDE * LANES)
-                    blocks(least(WIDE * LANES, N - n) / LANES, K, v + p * v_point, 1, ROW(K), m + p * m_point + n, ROW(N),
-                           u + p * rows * N + n, N, count, first > 0);
+            for (int q = 0; q < FILTER_POINTS; q++)
+                for (long n = 0; n < N; n += WIDE * LANES) {
+                    int more = first > 0;
+                    for (int p = 0; p < points_of(stride); p++)
+                        if (filter_point(stride, p) == q) {
+                            blocks(least(WIDE * LANES, N - n) / LANES, K, v + p * v_point, 1, ROW(K), m + p * m_point + n,
+                                   ROW(N), u + q * u_point + n, N, count, more);
+                            more = 1;
+                        }
+                }
         }
 #pragma omp for schedule(static)
         for (long k = 0; k < K; k++)
             for (long n = 0; n < N; n += LANES) {
-                floats d[P], half[18], done[9];
-                for (int i = 0; i < P; i++) d[i] = get(u + (i * rows + k) * N + n);
-                EACH(j, 6) filters3(d + j, 6, half + j, 6);
-                EACH(i, 3) filters3(half + 6 * i, 1, done + 3 * i, 1);
+                floats d[FILTER_POINTS], done[9];
+                for (int i = 0; i < FILTER_POINTS; i++) d[i] = get(u + i * u_point + k * N + n);
+                if (stride == 2) both(filters_back_2, 6, 3, d, done);
+                else both(filters_back_1, 6, 3, d, done);
                 for (int i = 0; i < 9; i++) put(w + (i * K + k) * N + n, done[i]);
             }
     }

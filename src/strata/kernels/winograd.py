@@ -1,14 +1,16 @@
-"""3x3 convolutions with a quarter of the multiplications, where a CPU trains or answers in fp32.
+"""3x3 convolutions with a quarter of the multiplications, for fp32 on a CPU.
 
 Paper: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks". cuDNN does the same on GPUs by itself;
 what torch calls on a CPU does not. Layers keep their parameters, their names and their answers, up to rounding: errors
-are 2e-6 to 8e-6 of the largest output, where those of torch's convolution are up to 1e-6.
+are 2e-6 to 8e-6 of the largest output, where those of torch's convolution are up to 1e-6. At stride 2 the gradient of
+the filters is calculated so, with a little over half of the multiplications, and the rest by torch.
 
 B samples, K channels going in, N coming out, H and W pixels.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 from typing import Any
@@ -20,10 +22,10 @@ from strata.kernels import compiled, cpu_flags
 
 GRAIN = 16
 """Channels have to be a whole multiple of this."""
-LEAST_TILES = 48
+LEAST_TILES = 32
 """Of 4 x 4 outputs in a batch: with fewer, transforming the filters costs more than is gained."""
-LEAST_GAIN = 2.0
-"""In multiplications, over all outputs: 4, but for pictures whose sides are no multiples of 4."""
+LEAST_FULL = 0.25
+"""Share of its tiles that an output has to fill; under 1 where its sides are no multiples of 4."""
 FEATURES = ("avx512f", "avx2")
 """Of processors on which this is known to be faster; any of them."""
 
@@ -36,31 +38,38 @@ def kernel() -> Any:
     found = compiled("winograd", ("-ffp-contract=fast",))
     if isinstance(found, str):
         return found
-    from ctypes import c_int, c_long, c_void_p
-
-    found.transform_filters.argtypes = [c_void_p] + [c_long] * 6 + [c_void_p, c_int]
-    found.convolve.argtypes = [c_void_p] * 4 + [c_long] * 6 + [c_void_p, c_int]
-    found.convolve_work.argtypes = [c_long] * 5 + [c_int]
-    found.filters_gradient.argtypes = [c_void_p] * 3 + [c_long] * 6 + [c_void_p, c_int]
-    found.filters_gradient_work.argtypes = [c_long] * 2
+    whole, long, at = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
+    found.transform_filters.argtypes = (at, *(long,) * 6, at, whole)
+    found.convolve.argtypes = (*(at,) * 4, *(long,) * 8, at, whole)
+    found.convolve_work.argtypes = (*(long,) * 5, whole)
+    found.filters_gradient.argtypes = (whole, *(at,) * 3, *(long,) * 8, at, whole)
+    found.filters_gradient_work.argtypes = (whole, *(long,) * 2)
     for name in ("transform_filters", "convolve", "filters_gradient"):
         getattr(found, name).restype = None
     for name in ("convolve_work", "filters_gradient_work"):
-        getattr(found, name).restype = c_long
+        getattr(found, name).restype = long
     return found
 
 
 def takes_part(layer: nn.Module) -> bool:
-    """Say whether a layer is a 3x3 convolution of stride 1, with zeros around, and channels in multiples of 16."""
+    """Say whether a layer is a 3x3 convolution with zeros around and channels in multiples of 16, of stride 1 or 2."""
     return (
         type(layer) is nn.Conv2d
         and layer.kernel_size == (3, 3)
-        and layer.stride == layer.dilation == (1, 1)
+        and layer.dilation == (1, 1)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
-        and layer.padding in ("same", "valid", (0, 0), (1, 1), (2, 2))
+        and (layer.stride, _padding(layer)) in (((1, 1), 0), ((1, 1), 1), ((1, 1), 2), ((2, 2), 1))
         and layer.in_channels % GRAIN == layer.out_channels % GRAIN == 0
     )
+
+
+def _padding(layer: nn.Conv2d) -> int | None:
+    """Return the pixels added on all sides; None where they differ."""
+    if isinstance(layer.padding, str):
+        return {"same": 1, "valid": 0}[layer.padding]
+    top, left = layer.padding
+    return top if top == left else None
 
 
 def use_in(model: nn.Module) -> nn.Module:
@@ -79,85 +88,103 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
-        padding = self.padding[0] if isinstance(self.padding, tuple) else {"same": 1, "valid": 0}[self.padding]
-        assert isinstance(padding, int)
-        if not _pays(x, self.weight, padding):
+        stride, padding = self.stride[0], _padding(self)
+        assert padding is not None
+        if not _pays(x, self.weight, stride, padding):
             return super().forward(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            y: Tensor = _Convolution.apply(x, self.weight, self.bias, padding)
+            y: Tensor = _Convolution.apply(x, self.weight, self.bias, stride, padding)
             return y
-        return convolve(x, self.weight, self.bias, padding)
+        return convolve(x, self.weight, self.bias, padding) if stride == 1 else super().forward(x)
 
 
-def _pays(x: Tensor, weight: Tensor, padding: int) -> bool:
+def _size(x: Tensor, stride: int, padding: int) -> tuple[int, int]:
+    """Return height and width of what comes out."""
+    height, width = ((side + 2 * padding - 3) // stride + 1 for side in x.shape[2:])
+    return height, width
+
+
+def _pays(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     plain = type(x) is Tensor and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.ndim == 4
     if not plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     if torch._C._are_functorch_transforms_active():  # such as vmap, which kernels know nothing of
         return False
-    height, width = (side + 2 * padding - 2 for side in x.shape[2:])
+    height, width = _size(x, stride, padding)
     if height < 1 or width < 1:
         return False  # torch says what is wrong
     tiles = -(-height // 4) * -(-width // 4)
-    return x.shape[0] * tiles >= LEAST_TILES and 4 * height * width >= LEAST_GAIN * 16 * tiles
+    return x.shape[0] * tiles >= LEAST_TILES and height * width >= LEAST_FULL * 16 * tiles
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.has_bias = padding, bias is not None
-        return convolve(x, weight, bias, padding)
+        ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
+        if stride == 1:
+            return convolve(x, weight, bias, padding)
+        return torch.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad, wanted = grads[0], ctx.needs_input_grad
-        if torch.is_grad_enabled():  # a gradient of the gradient is wanted too, which torch's operation has
-            pair, mask = (ctx.padding,) * 2, [*wanted[:2], ctx.has_bias and wanted[2]]
+        grad, (of_x, of_weight, of_bias) = grads[0], ctx.needs_input_grad[:3]
+        exactly = torch.is_grad_enabled()  # a gradient of the gradient is wanted too: torch's operation has it
+        by_torch = [of_x and (exactly or ctx.stride > 1), of_weight and exactly, of_bias and exactly]
+        found: list[Tensor | None] = [None, None, None]
+        if any(by_torch):
+            settings = ((ctx.stride,) * 2, (ctx.padding,) * 2, (1, 1), False, (0, 0), 1)
             sizes = [weight.shape[0]] if ctx.has_bias else None
-            found = torch.ops.aten.convolution_backward(
-                grad, x, weight, sizes, (1, 1), pair, (1, 1), False, (0, 0), 1, mask
-            )
-            return (*found, None)
-        of_x = convolve(grad, weight, None, 2 - ctx.padding, turned=True) if wanted[0] else None
-        of_weight = filters_gradient(x, grad, ctx.padding) if wanted[1] else None
-        return of_x, of_weight, grad.sum((0, 2, 3)) if ctx.has_bias and wanted[2] else None, None
+            found = list(torch.ops.aten.convolution_backward(grad, x, weight, sizes, *settings, by_torch))
+        if of_x and not by_torch[0]:
+            found[0] = input_gradient(grad, weight, ctx.padding)
+        if of_weight and not by_torch[1]:
+            found[1] = filters_gradient(x, grad, ctx.stride, ctx.padding)
+        if of_bias and not by_torch[2]:
+            found[2] = grad.sum((0, 2, 3))
+        return (*found, None, None)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, *, turned: bool = False) -> Tensor:
-    """Return the convolution of x (B, K, H, W) by weight (N, K, 3, 3), (B, N, H + 2 padding - 2, W + 2 padding - 2).
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """Return the convolution of x (B, K, H, W) by weight (N, K, 3, 3): (B, N, H', W')."""
+    return _run(x, weight.data_ptr(), weight.stride(), (weight.shape[1], weight.shape[0]), bias, padding)
 
-    Args:
-        turned: the filters are turned by 180 degrees and go from their outputs to their inputs, as a gradient does.
+
+def input_gradient(grad: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Return the gradient of a convolution's input from that of its output.
+
+    It is a convolution by the filters turned by 180 degrees, from their outputs to their inputs.
     """
+    of_out, of_in, of_row, of_column = weight.stride()
+    last = weight.data_ptr() + 2 * (of_row + of_column) * weight.element_size()
+    turned = (of_in, of_out, -of_row, -of_column)
+    return _run(grad, last, turned, (weight.shape[0], weight.shape[1]), None, 2 - padding)
+
+
+def _run(
+    x: Tensor, filters_at: int, strides: tuple[int, ...], channels: tuple[int, int], bias: Tensor | None, padding: int
+) -> Tensor:
     x, threads, fast = x.contiguous(memory_format=torch.channels_last), torch.get_num_threads(), kernel()
-    begin, (of_out, of_in, of_row, of_column) = weight.data_ptr(), weight.stride()
-    channels_out, channels_in = weight.shape[:2]
-    if turned:
-        begin += 2 * (of_row + of_column) * weight.element_size()
-        of_out, of_in, of_row, of_column = of_in, of_out, -of_row, -of_column
-        channels_out, channels_in = channels_in, channels_out
-    batch, _, height, width = x.shape
-    size = (batch, channels_out, height + 2 * padding - 2, width + 2 * padding - 2)
-    y = torch.empty(size, memory_format=torch.channels_last)
-    filters = _scratch("filters", 36 * channels_in * channels_out)
-    work = _scratch("work", fast.convolve_work(batch, *size[2:], channels_in, channels_out, threads))
-    sizes = (channels_in, channels_out)
-    fast.transform_filters(begin, of_out, of_in, of_row, of_column, *sizes, filters.data_ptr(), threads)
-    ends = (None if bias is None else bias.data_ptr(), y.data_ptr(), batch, height, width, *sizes, padding)
-    fast.convolve(x.data_ptr(), filters.data_ptr(), *ends, work.data_ptr(), threads)
+    size = _size(x, 1, padding)
+    y = torch.empty((len(x), channels[1], *size), memory_format=torch.channels_last)
+    filters = _scratch("filters", 36 * channels[0] * channels[1])
+    work = _scratch("work", fast.convolve_work(len(x), *size, *channels, threads))
+    fast.transform_filters(filters_at, *strides, *channels, filters.data_ptr(), threads)
+    pointers = (x.data_ptr(), filters.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
+    fast.convolve(*pointers, len(x), *x.shape[2:], *size, *channels, padding, work.data_ptr(), threads)
     return y
 
 
-def filters_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
+def filters_gradient(x: Tensor, grad: Tensor, stride: int, padding: int) -> Tensor:
     """Return the gradient (N, K, 3, 3) of a convolution's filters, from its input and the gradient of its output."""
     x, grad = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, grad))
-    sizes = (*x.shape[:1], *x.shape[2:], x.shape[1], grad.shape[1], padding)
-    of_weight, fast = torch.empty(3, 3, x.shape[1], grad.shape[1]), kernel()
-    work = _scratch("work", fast.filters_gradient_work(x.shape[1], grad.shape[1]))
+    channels, fast = (x.shape[1], grad.shape[1]), kernel()
+    of_weight = torch.empty(3, 3, *channels)
+    work = _scratch("work", fast.filters_gradient_work(stride, *channels))
+    sizes = (len(x), *x.shape[2:], *grad.shape[2:], *channels, padding)
     pointers = (x.data_ptr(), grad.data_ptr(), of_weight.data_ptr())
-    fast.filters_gradient(*pointers, *sizes, work.data_ptr(), torch.get_num_threads())
+    fast.filters_gradient(stride, *pointers, *sizes, work.data_ptr(), torch.get_num_threads())
     return of_weight.permute(3, 2, 0, 1)
 
 

@@ -232,11 +232,12 @@ def orthogonalize(matrix_NRC: Tensor) -> Tensor:
         return x
     gram_NRR = x @ x.mT
     done_NRR: Tensor | None = None
-    for _ in range(5):
+    for left in reversed(range(5)):
         factor_NRR = _quadratic(gram_NRR)
         factor_NRR.diagonal(dim1=1, dim2=2).add_(3.4445)
         done_NRR = factor_NRR if done_NRR is None else factor_NRR @ done_NRR
-        gram_NRR = factor_NRR @ gram_NRR @ factor_NRR
+        if left:
+            gram_NRR = factor_NRR @ gram_NRR @ factor_NRR
     assert done_NRR is not None
     return done_NRR @ x
 

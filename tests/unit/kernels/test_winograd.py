@@ -30,17 +30,27 @@ def layer_of(*args: Any, **settings: Any) -> nn.Conv2d:
 
 
 @needs_kernel
-@pytest.mark.parametrize("padding", [0, 1, 2, "same"])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (1, 2), (1, "same"), (2, 1)])
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels last", "contiguous"])
 @pytest.mark.parametrize(
     ("batch", "inputs", "outputs", "height", "width"),
-    [(9, 16, 16, 11, 12), (2, 48, 80, 28, 28), (60, 32, 112, 6, 6), (1, 160, 16, 40, 21), (30, 16, 144, 8, 8)],
+    [(9, 16, 16, 11, 12), (2, 48, 80, 28, 28), (60, 32, 112, 4, 3), (1, 160, 16, 40, 21), (30, 16, 144, 8, 7)],
 )
 def test_answers_and_gradients_are_torchs_in_float64_up_to_rounding(
-    padding: int | str, channels_last: bool, batch: int, inputs: int, outputs: int, height: int, width: int
+    stride: int,
+    padding: int | str,
+    channels_last: bool,
+    batch: int,
+    inputs: int,
+    outputs: int,
+    height: int,
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(winograd, "LEAST_TILES", 1)
+    monkeypatch.setattr(winograd, "LEAST_FULL", 0.0)
     torch.manual_seed(0)
-    layer = layer_of(inputs, outputs, 3, padding=padding, bias=batch != 2)
+    layer = layer_of(inputs, outputs, 3, stride, padding=padding, bias=batch != 2)
     x = torch.randn(batch, inputs, height, width)
     if channels_last:
         layer, x = layer.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
@@ -69,7 +79,7 @@ def test_a_sample_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
             torch.set_num_threads(count)
             whole = layer(x)
             assert torch.equal(layer(x[5:17]), whole[5:17])
-            gradients.append(winograd.filters_gradient(x, whole.detach(), 1))
+            gradients.append(winograd.filters_gradient(x, whole.detach(), 1, 1))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(gradients[0], gradients[1]) and torch.equal(gradients[0], gradients[2])
@@ -104,7 +114,9 @@ def test_only_what_is_asked_for_is_calculated() -> None:
     "change",
     [
         {"kernel_size": 1, "padding": 0},
-        {"stride": 2},
+        {"stride": 3},
+        {"stride": 2, "padding": 0},
+        {"stride": (1, 2)},
         {"dilation": 2},
         {"groups": 2},
         {"padding_mode": "reflect"},
@@ -139,8 +151,8 @@ def test_where_it_does_not_pay_or_is_not_meant_torch_calculates(monkeypatch: pyt
     x = torch.randn(4, 16, 16, 16)
     with pytest.raises(AssertionError, match="not for the kernel"):
         layer(x)
-    layer(x[:2])  # few tiles
-    layer(torch.randn(99, 16, 5, 5))  # a tile of 16 pixels for 6.25 of them
+    layer(x[:1])  # few tiles
+    layer(torch.randn(99, 16, 1, 1))  # a tile of 16 pixels for one
     layer(x[:0])
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
