@@ -4,7 +4,7 @@
    Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3: F(4x4, 3x3). Four by four pixels
    that come out need six by six that go in. Transformed, the 144 products of each pair of channels are 36; those of all
    tiles and channels are 36 matrix products. The price is rounding: errors of 2e-6 to 8e-6 of the largest output in place
-   of 1e-6.
+   of 1e-6. Pictures of up to two pixels take F(2x2, 3x3), section 4.1: 16 products, of which none is for pixels outside.
 
    Stride 2 splits each direction by parity: every other pixel meets the two outer weights, a convolution of stride 1 for
    which F(4, 2) needs five products in place of eight; the pixels between meet the middle one. 81 products for 144. That
@@ -14,7 +14,7 @@
    convolution too, of the other gradient with the filters turned round.
 
    Pictures are (B, H, W, C) in memory; filters have any strides. K channels are summed over, N come out, both whole
-   multiples of GRAIN. T tiles. */
+   multiples of GRAIN. T tiles, P unlike points of a transformed filter: 36 or 16. */
 
 #include <omp.h>
 #include <string.h>
@@ -32,7 +32,6 @@
 #define WIDE 4
 #endif
 #define HIGH 6 /* rows of it: HIGH x WIDE sums stay in registers */
-#define FILTER_POINTS 36 /* that are unlike */
 #define MOST_POINTS 81
 #define GRAIN 16
 #define DEEP 128 /* terms of a sum at a time: what they multiply stays in the first cache */
@@ -161,6 +160,42 @@ INLINE void filters_back_1(const floats *u, int s, floats *g, int t) {
     g[2 * t] = a + c * (1.f / 6) + u[5 * s];
 }
 
+/* The same of F(2, 3), at 0, 1, -1 and infinity. */
+
+INLINE void inputs_small(const floats *d, int s, floats *v, int t) {
+    v[0] = d[0] - d[2 * s];
+    v[t] = d[s] + d[2 * s];
+    v[2 * t] = d[2 * s] - d[s];
+    v[3 * t] = d[s] - d[3 * s];
+}
+
+INLINE void outputs_small(const floats *m, int s, floats *y, int t) {
+    y[0] = m[0] + m[s] + m[2 * s];
+    y[t] = m[s] - m[2 * s] - m[3 * s];
+}
+
+INLINE void gradients_small(const floats *y, int s, floats *m, int t) {
+    m[0] = y[0];
+    m[t] = y[0] + y[s];
+    m[2 * t] = y[0] - y[s];
+    m[3 * t] = -y[s];
+}
+
+INLINE void filters_small(const floats *g, int s, floats *u, int t) {
+    floats a = (g[0] + g[2 * s]) * .5f, b = g[s] * .5f;
+    u[0] = g[0];
+    u[t] = a + b;
+    u[2 * t] = a - b;
+    u[3 * t] = g[2 * s];
+}
+
+INLINE void filters_back_small(const floats *u, int s, floats *g, int t) {
+    floats a = (u[s] + u[2 * s]) * .5f;
+    g[0] = u[0] + a;
+    g[t] = (u[s] - u[2 * s]) * .5f;
+    g[2 * t] = a + u[3 * s];
+}
+
 /* The same for stride 2. First five points of F(4, 2), at 0, 1, -1, 2 and infinity, then four that stay as they are. */
 
 INLINE void inputs_2(const floats *d, int s, floats *v, int t) {
@@ -251,7 +286,15 @@ INLINE void write_tiles(line *f, int from, int to, const tiling *g, long first, 
     }
 }
 
-static int points_of(int stride) { return stride == 2 ? 81 : 36; }
+/* How a convolution is cut: pixels of a tile that comes out, points of a tile and of a filter. */
+typedef struct {
+    int tile, points, filter_points;
+} way;
+
+static way way_of(int stride, long H, long W) {
+    if (stride == 2) return (way){4, 81, 36};
+    return H <= 2 && W <= 2 ? (way){2, 16, 16} : (way){4, 36, 36};
+}
 
 /* Tiles that a thread takes at once: few, so that what it makes of them stays in its cache; more where filters are large,
    since they are read once for each. */
@@ -261,70 +304,78 @@ static long tiles_at_once(long tiles, long K, long N, int threads) {
     return (even + HIGH - 1) / HIGH * HIGH;
 }
 
-static long scratch(int stride, long tiles, long channels) {
-    return points_of(stride) * (tiles * ROW(channels) + SKEW) + 8 * SKEW;
+static long scratch(way how, long tiles, long channels) {
+    return how.points * (tiles * ROW(channels) + SKEW) + 8 * SKEW;
 }
 
 /* How pictures that go in and come out, of height x width and H x W pixels, are cut. Returns the number of tiles. */
-static long cut(int stride, long B, long height, long width, long H, long W, long pad, tiling *in, tiling *out) {
-    long rows = (H + 3) / 4, columns = (W + 3) / 4;
-    *in = (tiling){B, height, width, rows, columns, 4 * stride, pad};
-    *out = (tiling){B, H, W, rows, columns, 4, 0};
+static long cut(way how, int stride, long B, long height, long width, long H, long W, long pad, tiling *in, tiling *out) {
+    long rows = (H + how.tile - 1) / how.tile, columns = (W + how.tile - 1) / how.tile;
+    *in = (tiling){B, height, width, rows, columns, how.tile * stride, pad};
+    *out = (tiling){B, H, W, rows, columns, how.tile, 0};
     return B * rows * columns;
 }
 
 /* Floats of work that `convolve` needs for an output of H x W. */
 long convolve_work(long B, long H, long W, long K, long N, int threads) {
-    long most = tiles_at_once(B * ((H + 3) / 4) * ((W + 3) / 4), K, N, threads);
-    return K + threads * (scratch(1, most, K) + scratch(1, most, N));
+    way how = way_of(1, H, W);
+    tiling in, out;
+    long most = tiles_at_once(cut(how, 1, B, 0, 0, H, W, 0, &in, &out), K, N, threads);
+    return K + how.filter_points * K * N + threads * (scratch(how, most, K) + scratch(how, most, N));
 }
 
-/* Filters (N, K, 3, 3) with the strides given, in floats, to (blocks of N, FILTER_POINTS, K, block): u. */
-void transform_filters(const float *w, long w_n, long w_k, long w_i, long w_j, long K, long N, float *u,
-                       int threads) {
+/* Filters (N, K, 3, 3), in memory as `strides` say, in floats, to (blocks of N, P, K, block): u. By a team of threads. */
+static void transform_filters(way how, const float *w, const long *strides, long K, long N, float *u) {
     int large = K * N >= 128 * 256;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+#pragma omp for collapse(2) schedule(static)
     for (long k = 0; k < K; k += GRAIN)
         for (long n = 0; n < N; n += LANES) {
             floats near[GRAIN][9]; /* a line of memory holds what many of these need, so they are fetched together */
+            const float *from = w + n * strides[0] + k * strides[1];
             for (int i = 0; i < 9; i++)
                 for (int l = 0; l < LANES; l++)
                     for (int m = 0; m < GRAIN; m++)
-                        near[m][i][l] = w[(n + l) * w_n + (k + m) * w_k + i / 3 * w_i + i % 3 * w_j];
+                        near[m][i][l] = from[l * strides[0] + m * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]];
             long begin = n / (WIDE * LANES) * (WIDE * LANES), width = least(WIDE * LANES, N - begin);
             for (int m = 0; m < GRAIN; m++) {
-                floats done[FILTER_POINTS];
-                both(filters_1, 3, 6, near[m], done);
-                float *to = u + begin * FILTER_POINTS * K + (k + m) * width + n - begin;
-                for (int i = 0; i < FILTER_POINTS; i++)
+                floats done[36];
+                if (how.tile == 2) both(filters_small, 3, 4, near[m], done);
+                else both(filters_1, 3, 6, near[m], done);
+                float *to = u + begin * how.filter_points * K + (k + m) * width + n - begin;
+                for (int i = 0; i < how.filter_points; i++)
                     if (large) put_past_caches(to + i * K * width, done[i]);
                     else put(to + i * K * width, done[i]);
             }
         }
 }
 
-/* x (B, height, width, K) by filters u to y (B, H, W, N); stride 1. */
-void convolve(const float *x, const float *u, const float *bias, float *y, long B, long height, long width, long H, long W,
-              long K, long N, long pad, float *work, int threads) {
+/* x (B, height, width, K) by filters w, in memory as `strides` say, to y (B, H, W, N); stride 1. */
+void convolve(const float *x, const float *w, const long *strides, const float *bias, float *y, long B, long height,
+              long width, long H, long W, long K, long N, long pad, float *work, int threads) {
+    way how = way_of(1, H, W);
     tiling in, out;
-    long tiles = cut(1, B, height, width, H, W, pad, &in, &out), most = tiles_at_once(tiles, K, N, threads);
-    long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
-    memset(work, 0, K * sizeof(float)); /* what lies outside a picture */
+    long tiles = cut(how, 1, B, height, width, H, W, pad, &in, &out), most = tiles_at_once(tiles, K, N, threads);
+    long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW, P = how.filter_points;
+    float *u = work, *zeros = u + P * K * N, *each = zeros + K; /* zeros for what lies outside a picture */
+    memset(zeros, 0, K * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        float *v = work + K + omp_get_thread_num() * (scratch(1, most, K) + scratch(1, most, N));
-        float *m = v + scratch(1, most, K);
+        float *v = each + omp_get_thread_num() * (scratch(how, most, K) + scratch(how, most, N));
+        float *m = v + scratch(how, most, K);
+        transform_filters(how, w, strides, K, N, u);
 #pragma omp for schedule(static)
         for (long first = 0; first < tiles; first += most) {
             long count = least(most, tiles - first);
-            read_tiles(inputs_1, 6, 6, &in, first, count, x, K, work, v, v_point);
-            for (int p = 0; p < FILTER_POINTS; p++)
+            if (how.tile == 2) read_tiles(inputs_small, 4, 4, &in, first, count, x, K, zeros, v, v_point);
+            else read_tiles(inputs_1, 6, 6, &in, first, count, x, K, zeros, v, v_point);
+            for (int p = 0; p < P; p++)
                 for (long n = 0; n < N; n += WIDE * LANES) {
                     long part = least(WIDE * LANES, N - n);
-                    blocks(part / LANES, count, v + p * v_point, ROW(K), 1, u + (n * FILTER_POINTS + p * part) * K, part,
+                    blocks(part / LANES, count, v + p * v_point, ROW(K), 1, u + (n * P + p * part) * K, part,
                            m + p * m_point + n, ROW(N), K, 0);
                 }
-            write_tiles(outputs_1, 6, 4, &out, first, count, m, m_point, bias, y, N);
+            if (how.tile == 2) write_tiles(outputs_small, 4, 2, &out, first, count, m, m_point, bias, y, N);
+            else write_tiles(outputs_1, 6, 4, &out, first, count, m, m_point, bias, y, N);
         }
     }
 }
@@ -334,39 +385,44 @@ static long tiles_in_sum(long K, long N) { return K * N <= 128 * 128 ? 96 : 192;
 static long whole_rows(long K) { return (K + HIGH - 1) / HIGH * HIGH; }
 
 /* Floats of work that `filters_gradient` needs. */
-long filters_gradient_work(int stride, long K, long N) {
+long filters_gradient_work(int stride, long H, long W, long K, long N) {
+    way how = way_of(stride, H, W);
     long most = tiles_in_sum(K, N);
-    return K + N + scratch(stride, most, K) + scratch(stride, most, N) + FILTER_POINTS * whole_rows(K) * N;
+    return K + N + scratch(how, most, K) + scratch(how, most, N) + how.filter_points * whole_rows(K) * N;
 }
 
-/* What x (B, height, width, K) and the gradient y (B, H, W, N) of a convolution's output give for its filters:
-   (3, 3, K, N). */
-void filters_gradient(int stride, const float *x, const float *y, float *w, long B, long height, long width, long H, long W,
-                      long K, long N, long pad, float *work, int threads) {
+/* What x (B, height, width, K) and the gradient y (B, H, W, N) of a convolution's output give for its filters
+   (N, K, 3, 3), in memory as `strides` say. */
+void filters_gradient(int stride, const float *x, const float *y, float *w, const long *strides, long B, long height,
+                      long width, long H, long W, long K, long N, long pad, float *work, int threads) {
+    way how = way_of(stride, H, W);
     tiling in, out;
-    long tiles = cut(stride, B, height, width, H, W, pad, &in, &out), most = tiles_in_sum(K, N), u_point = whole_rows(K) * N;
-    float *v = work + K + N, *m = v + scratch(stride, most, K), *u = m + scratch(stride, most, N);
-    long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
-    memset(work, 0, (K + N) * sizeof(float));
+    long tiles = cut(how, stride, B, height, width, H, W, pad, &in, &out), most = tiles_in_sum(K, N);
+    float *zeros = work, *v = zeros + K + N, *m = v + scratch(how, most, K), *u = m + scratch(how, most, N);
+    long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW, u_point = whole_rows(K) * N;
+    memset(zeros, 0, (K + N) * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), all = omp_get_num_threads();
         for (long first = 0; first < tiles; first += most) {
-            long count = least(most, tiles - first), begin = count * me / all, end = count * (me + 1) / all;
+            long count = least(most, tiles - first), begin = count * me / all, mine = count * (me + 1) / all - begin;
             float *v_mine = v + begin * ROW(K), *m_mine = m + begin * ROW(N);
             if (stride == 2) {
-                read_tiles(inputs_2, 9, 9, &in, first + begin, end - begin, x, K, work, v_mine, v_point);
-                read_tiles(gradients_2, 4, 9, &out, first + begin, end - begin, y, N, work, m_mine, m_point);
+                read_tiles(inputs_2, 9, 9, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
+                read_tiles(gradients_2, 4, 9, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
+            } else if (how.tile == 2) {
+                read_tiles(inputs_small, 4, 4, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
+                read_tiles(gradients_small, 2, 4, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
             } else {
-                read_tiles(inputs_1, 6, 6, &in, first + begin, end - begin, x, K, work, v_mine, v_point);
-                read_tiles(gradients_1, 4, 6, &out, first + begin, end - begin, y, N, work, m_mine, m_point);
+                read_tiles(inputs_1, 6, 6, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
+                read_tiles(gradients_1, 4, 6, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
             }
 #pragma omp barrier
 #pragma omp for collapse(2) schedule(static)
-            for (int q = 0; q < FILTER_POINTS; q++)
+            for (int q = 0; q < how.filter_points; q++)
                 for (long n = 0; n < N; n += WIDE * LANES) {
                     int more = first > 0;
-                    for (int p = 0; p < points_of(stride); p++)
+                    for (int p = 0; p < how.points; p++)
                         if (filter_point(stride, p) == q) {
                             blocks(least(WIDE * LANES, N - n) / LANES, K, v + p * v_point, 1, ROW(K), m + p * m_point + n,
                                    ROW(N), u + q * u_point + n, N, count, more);
@@ -374,14 +430,22 @@ void filters_gradient(int stride, const float *x, const float *y, float *w, long
                         }
                 }
         }
-#pragma omp for schedule(static)
-        for (long k = 0; k < K; k++)
+#pragma omp for collapse(2) schedule(static)
+        for (long k = 0; k < K; k += GRAIN)
             for (long n = 0; n < N; n += LANES) {
-                floats d[FILTER_POINTS], done[9];
-                for (int i = 0; i < FILTER_POINTS; i++) d[i] = get(u + i * u_point + k * N + n);
-                if (stride == 2) both(filters_back_2, 6, 3, d, done);
-                else both(filters_back_1, 6, 3, d, done);
-                for (int i = 0; i < 9; i++) put(w + (i * K + k) * N + n, done[i]);
+                floats near[GRAIN][9]; /* as in transform_filters */
+                for (int m = 0; m < GRAIN; m++) {
+                    floats d[36];
+                    for (int i = 0; i < how.filter_points; i++) d[i] = get(u + i * u_point + (k + m) * N + n);
+                    if (stride == 2) both(filters_back_2, 6, 3, d, near[m]);
+                    else if (how.tile == 2) both(filters_back_small, 4, 3, d, near[m]);
+                    else both(filters_back_1, 6, 3, d, near[m]);
+                }
+                float *to = w + n * strides[0] + k * strides[1];
+                for (int i = 0; i < 9; i++)
+                    for (int l = 0; l < LANES; l++)
+                        for (int m = 0; m < GRAIN; m++)
+                            to[l * strides[0] + m * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]] = near[m][i][l];
             }
     }
 }

@@ -23,9 +23,9 @@ from strata.kernels import compiled, cpu_flags
 GRAIN = 16
 """Channels have to be a whole multiple of this."""
 LEAST_TILES = 32
-"""Of 4 x 4 outputs in a batch: with fewer, transforming the filters costs more than is gained."""
+"""Of outputs in a batch, 4 x 4 or 2 x 2 in each: with fewer, transforming the filters costs more than is gained."""
 LEAST_FULL = 0.25
-"""Share of its tiles that an output has to fill; under 1 where its sides are no multiples of 4."""
+"""Share of its tiles that an output has to fill: 1 where its sides are multiples of 4, or 2."""
 FEATURES = ("avx512f", "avx2")
 """Of processors on which this is known to be faster; any of them."""
 
@@ -39,13 +39,12 @@ def kernel() -> Any:
     if isinstance(found, str):
         return found
     whole, long, at = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
-    found.transform_filters.argtypes = (at, *(long,) * 6, at, whole)
-    found.convolve.argtypes = (*(at,) * 4, *(long,) * 8, at, whole)
+    sizes = (long,) * 8
+    found.convolve.argtypes = (*(at,) * 5, *sizes, at, whole)
     found.convolve_work.argtypes = (*(long,) * 5, whole)
-    found.filters_gradient.argtypes = (whole, *(at,) * 3, *(long,) * 8, at, whole)
-    found.filters_gradient_work.argtypes = (whole, *(long,) * 2)
-    for name in ("transform_filters", "convolve", "filters_gradient"):
-        getattr(found, name).restype = None
+    found.filters_gradient.argtypes = (whole, *(at,) * 4, *sizes, at, whole)
+    found.filters_gradient_work.argtypes = (whole, *(long,) * 4)
+    found.convolve.restype = found.filters_gradient.restype = None
     for name in ("convolve_work", "filters_gradient_work"):
         getattr(found, name).restype = long
     return found
@@ -113,8 +112,9 @@ def _pays(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     height, width = _size(x, stride, padding)
     if height < 1 or width < 1:
         return False  # torch says what is wrong
-    tiles = -(-height // 4) * -(-width // 4)
-    return x.shape[0] * tiles >= LEAST_TILES and height * width >= LEAST_FULL * 16 * tiles
+    side = 2 if stride == 1 and max(height, width) <= 2 else 4
+    tiles = -(-height // side) * -(-width // side)
+    return x.shape[0] * tiles >= LEAST_TILES and height * width >= LEAST_FULL * side**2 * tiles
 
 
 class _Convolution(torch.autograd.Function):
@@ -140,7 +140,7 @@ class _Convolution(torch.autograd.Function):
         if of_x and not by_torch[0]:
             found[0] = input_gradient(grad, weight, ctx.padding)
         if of_weight and not by_torch[1]:
-            found[1] = filters_gradient(x, grad, ctx.stride, ctx.padding)
+            found[1] = filters_gradient(x, grad, weight, ctx.stride, ctx.padding)
         if of_bias and not by_torch[2]:
             found[2] = grad.sum((0, 2, 3))
         return (*found, None, None)
@@ -168,33 +168,34 @@ def _run(
     x, threads, fast = x.contiguous(memory_format=torch.channels_last), torch.get_num_threads(), kernel()
     size = _size(x, 1, padding)
     y = torch.empty((len(x), channels[1], *size), memory_format=torch.channels_last)
-    filters = _scratch("filters", 36 * channels[0] * channels[1])
-    work = _scratch("work", fast.convolve_work(len(x), *size, *channels, threads))
-    fast.transform_filters(filters_at, *strides, *channels, filters.data_ptr(), threads)
-    pointers = (x.data_ptr(), filters.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
+    work = _scratch(fast.convolve_work(len(x), *size, *channels, threads))
+    pointers = (x.data_ptr(), filters_at, _longs(strides), None if bias is None else bias.data_ptr(), y.data_ptr())
     fast.convolve(*pointers, len(x), *x.shape[2:], *size, *channels, padding, work.data_ptr(), threads)
     return y
 
 
-def filters_gradient(x: Tensor, grad: Tensor, stride: int, padding: int) -> Tensor:
-    """Return the gradient (N, K, 3, 3) of a convolution's filters, from its input and the gradient of its output."""
+def filters_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Return the gradient of a convolution's filters (N, K, 3, 3), from its input and the gradient of its output."""
     x, grad = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, grad))
     channels, fast = (x.shape[1], grad.shape[1]), kernel()
-    of_weight = torch.empty(3, 3, *channels)
-    work = _scratch("work", fast.filters_gradient_work(stride, *channels))
+    of_weight = torch.empty_like(weight)
+    work = _scratch(fast.filters_gradient_work(stride, *grad.shape[2:], *channels))
     sizes = (len(x), *x.shape[2:], *grad.shape[2:], *channels, padding)
-    pointers = (x.data_ptr(), grad.data_ptr(), of_weight.data_ptr())
+    pointers = (x.data_ptr(), grad.data_ptr(), of_weight.data_ptr(), _longs(of_weight.stride()))
     fast.filters_gradient(stride, *pointers, *sizes, work.data_ptr(), torch.get_num_threads())
-    return of_weight.permute(3, 2, 0, 1)
+    return of_weight
+
+
+def _longs(numbers: tuple[int, ...]) -> Any:
+    return (ctypes.c_long * len(numbers))(*numbers)
 
 
 _kept = threading.local()
 
 
-def _scratch(name: str, floats: int) -> Tensor:
+def _scratch(floats: int) -> Tensor:
     """Return memory of this thread, kept from call to call: to ask for it anew costs as much as its use."""
-    held: Tensor | None = getattr(_kept, name, None)
+    held: Tensor | None = getattr(_kept, "work", None)
     if held is None or len(held) < floats:
-        held = torch.empty(floats)
-        setattr(_kept, name, held)
+        held = _kept.work = torch.empty(floats)
     return held
