@@ -147,7 +147,7 @@ def _choose_winograd(
     if where.type != "cpu":
         reason = "the device's own library chooses"
     elif not layers:
-        reason = "none is 3x3 with channels in multiples of 16"
+        reason = "none is 3x3 with stride 1 and channels in multiples of 16"
     elif compiles:
         reason = "the compiler chooses"
     elif precision != "fp32" or any(layer.weight.dtype != torch.float32 for layer in layers):

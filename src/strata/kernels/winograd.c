@@ -1,20 +1,17 @@
-/* 3x3 convolutions of stride 1 by Winograd's minimal filtering, in fp32: what comes out, and the gradients of both sides;
-   of stride 2 the gradient of the filters.
+/* 3x3 convolutions of stride 1 by Winograd's minimal filtering, in fp32: what comes out, and the gradients of both
+   sides.
 
-   Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3: F(4x4, 3x3). Four by four pixels
-   that come out need six by six that go in. Transformed, the 144 products of each pair of channels are 36; those of all
-   tiles and channels are 36 matrix products. The price is rounding: errors of 2e-6 to 8e-6 of the largest output in place
-   of 1e-6. Pictures of up to two pixels take F(2x2, 3x3), section 4.1: 16 products, of which none is for pixels outside.
-
-   Stride 2 splits each direction by parity: every other pixel meets the two outer weights, a convolution of stride 1 for
-   which F(4, 2) needs five products in place of eight; the pixels between meet the middle one. 81 products for 144. That
-   gains in the gradient of the filters, and nothing in the rest, where other kernels are as fast.
+   Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3: F(4x4, 3x3). Four by four
+   pixels that come out need six by six that go in. Transformed, the 144 products of each pair of channels are 36; those
+   of all tiles and channels are 36 matrix products. The price is rounding: errors of 2e-6 to 8e-6 of the largest output
+   in place of 1e-6. Pictures of up to two pixels take F(2x2, 3x3), section 4.1: 16 products, of which none is for
+   pixels outside.
 
    The transforms are linear, so a gradient goes back through them transposed. The gradient of what went in is such a
    convolution too, of the other gradient with the filters turned round.
 
    Pictures are (B, H, W, C) in memory; filters have any strides. K channels are summed over, N come out, both whole
-   multiples of GRAIN. T tiles, P unlike points of a transformed filter: 36 or 16. */
+   multiples of GRAIN. T tiles, P points of a transformed tile: 36 or 16. */
 
 #include <omp.h>
 #include <string.h>
@@ -32,13 +29,12 @@
 #define WIDE 4
 #endif
 #define HIGH 6 /* rows of it: HIGH x WIDE sums stay in registers */
-#define MOST_POINTS 81
 #define GRAIN 16
 #define DEEP 128 /* terms of a sum at a time: what they multiply stays in the first cache */
 #define ROW(channels) ((channels) + SKEW)
-#define SKEW 16 /* floats between the points of a scratch, or all of them would fall into the same places of the cache */
+#define SKEW 16 /* floats between the points of a scratch, or all would fall into the same places of the cache */
 #define INLINE static inline __attribute__((always_inline))
-#define EACH(i, count) _Pragma("GCC unroll 9") for (int i = 0; i < count; i++)
+#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 
@@ -72,13 +68,21 @@ INLINE void put_past_caches(float *p, floats v) {
 #endif
 }
 
+/* What other threads need of it has to be done before they are met. */
+INLINE void end_of_puts(void) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
+
 static long least(long a, long b) { return a < b ? a : b; }
 
 /* C (HIGH x wide vectors) = A B, or += : A's element (m, k) lies at m a_m + k a_k, rows of B b_k apart, of C c_m. */
-INLINE void block(int wide, const float *a, long a_m, long a_k, const float *b, long b_k, float *c, long c_m, long depth,
-                  int more) {
+INLINE void block(int wide, const float *a, long a_m, long a_k, const float *b, long b_k, float *c, long c_m,
+                  long depth, int more) {
     floats sum[HIGH][WIDE];
-    EACH(m, HIGH) EACH(n, wide) sum[m][n] = more ? get(c + m * c_m + n * LANES) : (floats){0};
+    EACH(m, HIGH)
+        EACH(n, wide) sum[m][n] = more ? get(c + m * c_m + n * LANES) : (floats){0};
     for (long k = 0; k < depth; k++, a += a_k, b += b_k) {
         floats row[WIDE];
         EACH(n, wide) row[n] = get(b + n * LANES);
@@ -87,16 +91,17 @@ INLINE void block(int wide, const float *a, long a_m, long a_k, const float *b, 
             EACH(n, wide) sum[m][n] += one * row[n];
         }
     }
-    EACH(m, HIGH) EACH(n, wide) put(c + m * c_m + n * LANES, sum[m][n]);
+    EACH(m, HIGH)
+        EACH(n, wide) put(c + m * c_m + n * LANES, sum[m][n]);
 }
 
 /* The same for `rows` rows, of which C has room for whole multiples of HIGH, and any number of vectors up to WIDE. */
-static void blocks(int wide, long rows, const float *a, long a_m, long a_k, const float *b, long b_k, float *c, long c_m,
-                   long depth, int more) {
-#define ROWS(w)                                                                                                          \
-    for (long k = 0; k < depth; k += DEEP)                                                                               \
-        for (long m = 0; m < rows; m += HIGH)                                                                            \
-            block(w, a + m * a_m + k * a_k, a_m, a_k, b + k * b_k, b_k, c + m * c_m, c_m, least(DEEP, depth - k), more | (k > 0))
+static void blocks(int wide, long rows, const float *a, long a_m, long a_k, const float *b, long b_k, float *c,
+                   long c_m, long depth, int more) {
+#define ROWS(w) \
+    for (long k = 0; k < depth; k += DEEP) \
+        for (long m = 0, deep = least(DEEP, depth - k); m < rows; m += HIGH) \
+            block(w, a + m * a_m + k * a_k, a_m, a_k, b + k * b_k, b_k, c + m * c_m, c_m, deep, more | (k > 0))
     switch (wide) {
         case 1: ROWS(1); break;
         case 2: ROWS(2); break;
@@ -109,7 +114,7 @@ static void blocks(int wide, long rows, const float *a, long a_m, long a_k, cons
 typedef void line(const floats *from, int s, floats *to, int t);
 
 /* B^T d of F(4, 3), at 0, 1, -1, 2, -2 and infinity. */
-INLINE void inputs_1(const floats *d, int s, floats *v, int t) {
+INLINE void inputs_4(const floats *d, int s, floats *v, int t) {
     floats a = d[4 * s] - 4 * d[2 * s], b = d[3 * s] - 4 * d[s], c = d[4 * s] - d[2 * s], e = 2 * (d[3 * s] - d[s]);
     v[0] = 4 * d[0] - 5 * d[2 * s] + d[4 * s];
     v[t] = a + b;
@@ -120,7 +125,7 @@ INLINE void inputs_1(const floats *d, int s, floats *v, int t) {
 }
 
 /* A^T m */
-INLINE void outputs_1(const floats *m, int s, floats *y, int t) {
+INLINE void outputs_4(const floats *m, int s, floats *y, int t) {
     floats a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
     y[0] = m[0] + a + c;
     y[t] = b + 2 * e;
@@ -129,7 +134,7 @@ INLINE void outputs_1(const floats *m, int s, floats *y, int t) {
 }
 
 /* A y */
-INLINE void gradients_1(const floats *y, int s, floats *m, int t) {
+INLINE void gradients_4(const floats *y, int s, floats *m, int t) {
     floats a = y[0] + y[2 * s], b = y[s] + y[3 * s], c = y[0] + 4 * y[2 * s], e = 2 * y[s] + 8 * y[3 * s];
     m[0] = y[0];
     m[t] = a + b;
@@ -140,7 +145,7 @@ INLINE void gradients_1(const floats *y, int s, floats *m, int t) {
 }
 
 /* G g */
-INLINE void filters_1(const floats *g, int s, floats *u, int t) {
+INLINE void filters_4(const floats *g, int s, floats *u, int t) {
     floats a = (g[0] + g[2 * s]) * (-1.f / 6), b = g[s] * (-1.f / 6);
     floats c = g[0] * (1.f / 24) + g[2 * s] * (1.f / 6), e = g[s] * (1.f / 12);
     u[0] = g[0] * .25f;
@@ -152,7 +157,7 @@ INLINE void filters_1(const floats *g, int s, floats *u, int t) {
 }
 
 /* G^T u */
-INLINE void filters_back_1(const floats *u, int s, floats *g, int t) {
+INLINE void filters_back_4(const floats *u, int s, floats *g, int t) {
     floats a = (u[s] + u[2 * s]) * (-1.f / 6), b = (u[2 * s] - u[s]) * (1.f / 6);
     floats c = u[3 * s] + u[4 * s], e = (u[3 * s] - u[4 * s]) * (1.f / 12);
     g[0] = u[0] * .25f + a + c * (1.f / 24);
@@ -162,26 +167,26 @@ INLINE void filters_back_1(const floats *u, int s, floats *g, int t) {
 
 /* The same of F(2, 3), at 0, 1, -1 and infinity. */
 
-INLINE void inputs_small(const floats *d, int s, floats *v, int t) {
+INLINE void inputs_2(const floats *d, int s, floats *v, int t) {
     v[0] = d[0] - d[2 * s];
     v[t] = d[s] + d[2 * s];
     v[2 * t] = d[2 * s] - d[s];
     v[3 * t] = d[s] - d[3 * s];
 }
 
-INLINE void outputs_small(const floats *m, int s, floats *y, int t) {
+INLINE void outputs_2(const floats *m, int s, floats *y, int t) {
     y[0] = m[0] + m[s] + m[2 * s];
     y[t] = m[s] - m[2 * s] - m[3 * s];
 }
 
-INLINE void gradients_small(const floats *y, int s, floats *m, int t) {
+INLINE void gradients_2(const floats *y, int s, floats *m, int t) {
     m[0] = y[0];
     m[t] = y[0] + y[s];
     m[2 * t] = y[0] - y[s];
     m[3 * t] = -y[s];
 }
 
-INLINE void filters_small(const floats *g, int s, floats *u, int t) {
+INLINE void filters_2(const floats *g, int s, floats *u, int t) {
     floats a = (g[0] + g[2 * s]) * .5f, b = g[s] * .5f;
     u[0] = g[0];
     u[t] = a + b;
@@ -189,55 +194,21 @@ INLINE void filters_small(const floats *g, int s, floats *u, int t) {
     u[3 * t] = g[2 * s];
 }
 
-INLINE void filters_back_small(const floats *u, int s, floats *g, int t) {
+INLINE void filters_back_2(const floats *u, int s, floats *g, int t) {
     floats a = (u[s] + u[2 * s]) * .5f;
     g[0] = u[0] + a;
     g[t] = (u[s] - u[2 * s]) * .5f;
     g[2 * t] = a + u[3 * s];
 }
 
-/* The same for stride 2. First five points of F(4, 2), at 0, 1, -1, 2 and infinity, then four that stay as they are. */
-
-INLINE void inputs_2(const floats *d, int s, floats *v, int t) {
-    floats a = d[0], b = d[2 * s], c = d[4 * s], e = d[6 * s];
-    v[0] = 2 * (a - c) - b + e;
-    v[t] = e - c - 2 * b;
-    v[2 * t] = e - 3 * c + 2 * b;
-    v[3 * t] = e - b;
-    v[4 * t] = 2 * (b - e) - c + d[8 * s];
-    EACH(i, 4) v[(5 + i) * t] = d[(2 * i + 1) * s];
-}
-
-INLINE void gradients_2(const floats *y, int s, floats *m, int t) {
-    floats a = y[0] + y[2 * s], b = y[s] + y[3 * s];
-    m[0] = y[0];
-    m[t] = a + b;
-    m[2 * t] = a - b;
-    m[3 * t] = y[0] + 2 * y[s] + 4 * y[2 * s] + 8 * y[3 * s];
-    m[4 * t] = y[3 * s];
-    EACH(i, 4) m[(5 + i) * t] = y[i * s];
-}
-
-INLINE void filters_back_2(const floats *u, int s, floats *g, int t) {
-    g[0] = (u[0] - u[s]) * .5f + (u[3 * s] - u[2 * s]) * (1.f / 6);
-    g[t] = u[5 * s];
-    g[2 * t] = u[s] * -.5f + u[2 * s] * (1.f / 6) + u[3 * s] * (1.f / 3) + u[4 * s];
-}
-
-/* Points whose filters are the same: the four between. */
-static int filter_point(int stride, int p) {
-    int row = p / 9, column = p % 9;
-    return stride == 2 ? (row < 5 ? row : 5) * 6 + (column < 5 ? column : 5) : p;
-}
-
 /* A transform in both directions: from x from to to x to. */
 INLINE void both(line *f, int from, int to, const floats *d, floats *done) {
-    floats half[9 * 9];
+    floats half[36];
     EACH(j, from) f(d + j, from, half + j, from);
     EACH(i, to) f(half + i * from, 1, done + i * to, 1);
 }
 
-/* Pictures cut into tiles, of which each begins `step` pixels after the one before, the first `pad` before the picture. */
+/* Pictures cut into tiles: each begins `step` pixels after the one before, the first `pad` before the picture. */
 typedef struct {
     long batch, height, width, rows, columns, step, pad;
 } tiling;
@@ -250,10 +221,10 @@ INLINE place place_of(const tiling *g, long tile) {
     return (place){tile / g->columns % g->rows, tile % g->columns, tile / g->columns / g->rows};
 }
 
-INLINE void read_tiles(line *f, int from, int to, const tiling *g, long first, long count, const float *x, long channels,
-                       const float *zeros, float *v, long point) {
+INLINE void read_tiles(line *f, int from, int to, const tiling *g, long first, long count, const float *x,
+                       long channels, const float *zeros, float *v, long point) {
     for (long t = 0; t < count; t++) {
-        const float *at[9 * 9];
+        const float *at[36];
         place here = place_of(g, first + t);
         for (int i = 0; i < from; i++)
             for (int j = 0; j < from; j++) {
@@ -262,7 +233,7 @@ INLINE void read_tiles(line *f, int from, int to, const tiling *g, long first, l
                 at[i * from + j] = inside ? x + ((here.picture * g->height + h) * g->width + w) * channels : zeros;
             }
         for (long c = 0; c < channels; c += LANES) {
-            floats d[9 * 9], done[MOST_POINTS];
+            floats d[36], done[36];
             for (int i = 0; i < from * from; i++) d[i] = get(at[i] + c);
             both(f, from, to, d, done);
             for (int i = 0; i < to * to; i++) put(v + i * point + t * ROW(channels) + c, done[i]);
@@ -274,10 +245,11 @@ INLINE void write_tiles(line *f, int from, int to, const tiling *g, long first, 
                         const float *bias, float *y, long N) {
     for (long t = 0; t < count; t++) {
         place here = place_of(g, first + t);
-        long top = here.row * to, left = here.column * to, high = least(to, g->height - top), wide = least(to, g->width - left);
+        long top = here.row * to, left = here.column * to;
+        long high = least(to, g->height - top), wide = least(to, g->width - left);
         float *corner = y + ((here.picture * g->height + top) * g->width + left) * N;
         for (long n = 0; n < N; n += LANES) {
-            floats d[MOST_POINTS], done[8 * 8], add = bias ? get(bias + n) : (floats){0};
+            floats d[36], done[16], add = bias ? get(bias + n) : (floats){0};
             for (int i = 0; i < from * from; i++) d[i] = get(m + i * point + t * ROW(N) + n);
             both(f, from, to, d, done);
             for (int i = 0; i < high; i++)
@@ -286,48 +258,44 @@ INLINE void write_tiles(line *f, int from, int to, const tiling *g, long first, 
     }
 }
 
-/* How a convolution is cut: pixels of a tile that comes out, points of a tile and of a filter. */
-typedef struct {
-    int tile, points, filter_points;
-} way;
+/* Pixels of a side of the tiles that an output of H x W is cut into, and the points of one. */
+static long tile_of(long H, long W) { return H <= 2 && W <= 2 ? 2 : 4; }
 
-static way way_of(int stride, long H, long W) {
-    if (stride == 2) return (way){4, 81, 36};
-    return H <= 2 && W <= 2 ? (way){2, 16, 16} : (way){4, 36, 36};
-}
+static long points_of(long tile) { return (tile + 2) * (tile + 2); }
 
-/* Tiles that a thread takes at once: few, so that what it makes of them stays in its cache; more where filters are large,
-   since they are read once for each. */
+/* Tiles that a thread takes at once: few, so that what it makes of them stays in its cache; more where filters are
+   large, since they are read once for each. */
 static long tiles_at_once(long tiles, long K, long N, int threads) {
     long most = K * N <= 64 * 64 ? 24 : K * N <= 128 * 128 ? 48 : 96;
-    long rounds = (tiles + most * threads - 1) / (most * threads), even = (tiles + rounds * threads - 1) / (rounds * threads);
+    long rounds = (tiles + most * threads - 1) / (most * threads);
+    long even = (tiles + rounds * threads - 1) / (rounds * threads);
     return (even + HIGH - 1) / HIGH * HIGH;
 }
 
-static long scratch(way how, long tiles, long channels) {
-    return how.points * (tiles * ROW(channels) + SKEW) + 8 * SKEW;
+static long scratch(long points, long tiles, long channels) {
+    return points * (tiles * ROW(channels) + SKEW) + 8 * SKEW;
 }
 
 /* How pictures that go in and come out, of height x width and H x W pixels, are cut. Returns the number of tiles. */
-static long cut(way how, int stride, long B, long height, long width, long H, long W, long pad, tiling *in, tiling *out) {
-    long rows = (H + how.tile - 1) / how.tile, columns = (W + how.tile - 1) / how.tile;
-    *in = (tiling){B, height, width, rows, columns, how.tile * stride, pad};
-    *out = (tiling){B, H, W, rows, columns, how.tile, 0};
+static long cut(long tile, long B, long height, long width, long H, long W, long pad, tiling *in, tiling *out) {
+    long rows = (H + tile - 1) / tile, columns = (W + tile - 1) / tile;
+    *in = (tiling){B, height, width, rows, columns, tile, pad};
+    *out = (tiling){B, H, W, rows, columns, tile, 0};
     return B * rows * columns;
 }
 
 /* Floats of work that `convolve` needs for an output of H x W. */
 long convolve_work(long B, long H, long W, long K, long N, int threads) {
-    way how = way_of(1, H, W);
     tiling in, out;
-    long most = tiles_at_once(cut(how, 1, B, 0, 0, H, W, 0, &in, &out), K, N, threads);
-    return K + how.filter_points * K * N + threads * (scratch(how, most, K) + scratch(how, most, N));
+    long tile = tile_of(H, W), P = points_of(tile);
+    long most = tiles_at_once(cut(tile, B, 0, 0, H, W, 0, &in, &out), K, N, threads);
+    return K + P * K * N + threads * (scratch(P, most, K) + scratch(P, most, N));
 }
 
-/* Filters (N, K, 3, 3), in memory as `strides` say, in floats, to (blocks of N, P, K, block): u. By a team of threads. */
-static void transform_filters(way how, const float *w, const long *strides, long K, long N, float *u) {
-    int large = K * N >= 128 * 256;
-#pragma omp for collapse(2) schedule(static)
+/* By a team of threads: filters (N, K, 3, 3), in memory as `strides` say, in floats, to (blocks of N, P, K, block). */
+static void transform_filters(long tile, const float *w, const long *strides, long K, long N, float *u) {
+    long large = K * N >= 128 * 256, P = points_of(tile);
+#pragma omp for collapse(2) schedule(static) nowait
     for (long k = 0; k < K; k += GRAIN)
         for (long n = 0; n < N; n += LANES) {
             floats near[GRAIN][9]; /* a line of memory holds what many of these need, so they are fetched together */
@@ -339,43 +307,44 @@ static void transform_filters(way how, const float *w, const long *strides, long
             long begin = n / (WIDE * LANES) * (WIDE * LANES), width = least(WIDE * LANES, N - begin);
             for (int m = 0; m < GRAIN; m++) {
                 floats done[36];
-                if (how.tile == 2) both(filters_small, 3, 4, near[m], done);
-                else both(filters_1, 3, 6, near[m], done);
-                float *to = u + begin * how.filter_points * K + (k + m) * width + n - begin;
-                for (int i = 0; i < how.filter_points; i++)
+                if (tile == 2) both(filters_2, 3, 4, near[m], done);
+                else both(filters_4, 3, 6, near[m], done);
+                float *to = u + begin * P * K + (k + m) * width + n - begin;
+                for (int i = 0; i < P; i++)
                     if (large) put_past_caches(to + i * K * width, done[i]);
                     else put(to + i * K * width, done[i]);
             }
         }
+    end_of_puts();
+#pragma omp barrier
 }
 
 /* x (B, height, width, K) by filters w, in memory as `strides` say, to y (B, H, W, N); stride 1. */
 void convolve(const float *x, const float *w, const long *strides, const float *bias, float *y, long B, long height,
               long width, long H, long W, long K, long N, long pad, float *work, int threads) {
-    way how = way_of(1, H, W);
     tiling in, out;
-    long tiles = cut(how, 1, B, height, width, H, W, pad, &in, &out), most = tiles_at_once(tiles, K, N, threads);
-    long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW, P = how.filter_points;
+    long tile = tile_of(H, W), P = points_of(tile), tiles = cut(tile, B, height, width, H, W, pad, &in, &out);
+    long most = tiles_at_once(tiles, K, N, threads), v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
     float *u = work, *zeros = u + P * K * N, *each = zeros + K; /* zeros for what lies outside a picture */
     memset(zeros, 0, K * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        float *v = each + omp_get_thread_num() * (scratch(how, most, K) + scratch(how, most, N));
-        float *m = v + scratch(how, most, K);
-        transform_filters(how, w, strides, K, N, u);
+        float *v = each + omp_get_thread_num() * (scratch(P, most, K) + scratch(P, most, N));
+        float *m = v + scratch(P, most, K);
+        transform_filters(tile, w, strides, K, N, u);
 #pragma omp for schedule(static)
         for (long first = 0; first < tiles; first += most) {
             long count = least(most, tiles - first);
-            if (how.tile == 2) read_tiles(inputs_small, 4, 4, &in, first, count, x, K, zeros, v, v_point);
-            else read_tiles(inputs_1, 6, 6, &in, first, count, x, K, zeros, v, v_point);
+            if (tile == 2) read_tiles(inputs_2, 4, 4, &in, first, count, x, K, zeros, v, v_point);
+            else read_tiles(inputs_4, 6, 6, &in, first, count, x, K, zeros, v, v_point);
             for (int p = 0; p < P; p++)
                 for (long n = 0; n < N; n += WIDE * LANES) {
                     long part = least(WIDE * LANES, N - n);
                     blocks(part / LANES, count, v + p * v_point, ROW(K), 1, u + (n * P + p * part) * K, part,
                            m + p * m_point + n, ROW(N), K, 0);
                 }
-            if (how.tile == 2) write_tiles(outputs_small, 4, 2, &out, first, count, m, m_point, bias, y, N);
-            else write_tiles(outputs_1, 6, 4, &out, first, count, m, m_point, bias, y, N);
+            if (tile == 2) write_tiles(outputs_2, 4, 2, &out, first, count, m, m_point, bias, y, N);
+            else write_tiles(outputs_4, 6, 4, &out, first, count, m, m_point, bias, y, N);
         }
     }
 }
@@ -385,20 +354,19 @@ static long tiles_in_sum(long K, long N) { return K * N <= 128 * 128 ? 96 : 192;
 static long whole_rows(long K) { return (K + HIGH - 1) / HIGH * HIGH; }
 
 /* Floats of work that `filters_gradient` needs. */
-long filters_gradient_work(int stride, long H, long W, long K, long N) {
-    way how = way_of(stride, H, W);
-    long most = tiles_in_sum(K, N);
-    return K + N + scratch(how, most, K) + scratch(how, most, N) + how.filter_points * whole_rows(K) * N;
+long filters_gradient_work(long H, long W, long K, long N) {
+    long P = points_of(tile_of(H, W)), most = tiles_in_sum(K, N);
+    return K + N + scratch(P, most, K) + scratch(P, most, N) + P * whole_rows(K) * N;
 }
 
 /* What x (B, height, width, K) and the gradient y (B, H, W, N) of a convolution's output give for its filters
    (N, K, 3, 3), in memory as `strides` say. */
-void filters_gradient(int stride, const float *x, const float *y, float *w, const long *strides, long B, long height,
-                      long width, long H, long W, long K, long N, long pad, float *work, int threads) {
-    way how = way_of(stride, H, W);
+void filters_gradient(const float *x, const float *y, float *w, const long *strides, long B, long height, long width,
+                      long H, long W, long K, long N, long pad, float *work, int threads) {
     tiling in, out;
-    long tiles = cut(how, stride, B, height, width, H, W, pad, &in, &out), most = tiles_in_sum(K, N);
-    float *zeros = work, *v = zeros + K + N, *m = v + scratch(how, most, K), *u = m + scratch(how, most, N);
+    long tile = tile_of(H, W), P = points_of(tile), tiles = cut(tile, B, height, width, H, W, pad, &in, &out);
+    long most = tiles_in_sum(K, N);
+    float *zeros = work, *v = zeros + K + N, *m = v + scratch(P, most, K), *u = m + scratch(P, most, N);
     long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW, u_point = whole_rows(K) * N;
     memset(zeros, 0, (K + N) * sizeof(float));
 #pragma omp parallel num_threads(threads)
@@ -407,28 +375,19 @@ void filters_gradient(int stride, const float *x, const float *y, float *w, cons
         for (long first = 0; first < tiles; first += most) {
             long count = least(most, tiles - first), begin = count * me / all, mine = count * (me + 1) / all - begin;
             float *v_mine = v + begin * ROW(K), *m_mine = m + begin * ROW(N);
-            if (stride == 2) {
-                read_tiles(inputs_2, 9, 9, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
-                read_tiles(gradients_2, 4, 9, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
-            } else if (how.tile == 2) {
-                read_tiles(inputs_small, 4, 4, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
-                read_tiles(gradients_small, 2, 4, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
+            if (tile == 2) {
+                read_tiles(inputs_2, 4, 4, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
+                read_tiles(gradients_2, 2, 4, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
             } else {
-                read_tiles(inputs_1, 6, 6, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
-                read_tiles(gradients_1, 4, 6, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
+                read_tiles(inputs_4, 6, 6, &in, first + begin, mine, x, K, zeros, v_mine, v_point);
+                read_tiles(gradients_4, 4, 6, &out, first + begin, mine, y, N, zeros, m_mine, m_point);
             }
 #pragma omp barrier
 #pragma omp for collapse(2) schedule(static)
-            for (int q = 0; q < how.filter_points; q++)
-                for (long n = 0; n < N; n += WIDE * LANES) {
-                    int more = first > 0;
-                    for (int p = 0; p < how.points; p++)
-                        if (filter_point(stride, p) == q) {
-                            blocks(least(WIDE * LANES, N - n) / LANES, K, v + p * v_point, 1, ROW(K), m + p * m_point + n,
-                                   ROW(N), u + q * u_point + n, N, count, more);
-                            more = 1;
-                        }
-                }
+            for (int p = 0; p < P; p++)
+                for (long n = 0; n < N; n += WIDE * LANES)
+                    blocks(least(WIDE * LANES, N - n) / LANES, K, v + p * v_point, 1, ROW(K), m + p * m_point + n,
+                           ROW(N), u + p * u_point + n, N, count, first > 0);
         }
 #pragma omp for collapse(2) schedule(static)
         for (long k = 0; k < K; k += GRAIN)
@@ -436,16 +395,16 @@ void filters_gradient(int stride, const float *x, const float *y, float *w, cons
                 floats near[GRAIN][9]; /* as in transform_filters */
                 for (int m = 0; m < GRAIN; m++) {
                     floats d[36];
-                    for (int i = 0; i < how.filter_points; i++) d[i] = get(u + i * u_point + (k + m) * N + n);
-                    if (stride == 2) both(filters_back_2, 6, 3, d, near[m]);
-                    else if (how.tile == 2) both(filters_back_small, 4, 3, d, near[m]);
-                    else both(filters_back_1, 6, 3, d, near[m]);
+                    for (int i = 0; i < P; i++) d[i] = get(u + i * u_point + (k + m) * N + n);
+                    if (tile == 2) both(filters_back_2, 4, 3, d, near[m]);
+                    else both(filters_back_4, 6, 3, d, near[m]);
                 }
                 float *to = w + n * strides[0] + k * strides[1];
                 for (int i = 0; i < 9; i++)
                     for (int l = 0; l < LANES; l++)
                         for (int m = 0; m < GRAIN; m++)
-                            to[l * strides[0] + m * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]] = near[m][i][l];
+                            to[l * strides[0] + m * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]] =
+                                near[m][i][l];
             }
     }
 }

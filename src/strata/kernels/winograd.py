@@ -2,8 +2,7 @@
 
 Paper: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks". cuDNN does the same on GPUs by itself;
 what torch calls on a CPU does not. Layers keep their parameters, their names and their answers, up to rounding: errors
-are 2e-6 to 8e-6 of the largest output, where those of torch's convolution are up to 1e-6. At stride 2 the gradient of
-the filters is calculated so, with a little over half of the multiplications, and the rest by torch.
+are 2e-6 to 8e-6 of the largest output, where those of torch's convolution are up to 1e-6.
 
 B samples, K channels going in, N coming out, H and W pixels.
 """
@@ -42,8 +41,8 @@ def kernel() -> Any:
     sizes = (long,) * 8
     found.convolve.argtypes = (*(at,) * 5, *sizes, at, whole)
     found.convolve_work.argtypes = (*(long,) * 5, whole)
-    found.filters_gradient.argtypes = (whole, *(at,) * 4, *sizes, at, whole)
-    found.filters_gradient_work.argtypes = (whole, *(long,) * 4)
+    found.filters_gradient.argtypes = (*(at,) * 4, *sizes, at, whole)
+    found.filters_gradient_work.argtypes = (long,) * 4
     found.convolve.restype = found.filters_gradient.restype = None
     for name in ("convolve_work", "filters_gradient_work"):
         getattr(found, name).restype = long
@@ -51,14 +50,14 @@ def kernel() -> Any:
 
 
 def takes_part(layer: nn.Module) -> bool:
-    """Say whether a layer is a 3x3 convolution with zeros around and channels in multiples of 16, of stride 1 or 2."""
+    """Say whether a layer is a 3x3 convolution with zeros around and channels in multiples of 16, of stride 1."""
     return (
         type(layer) is nn.Conv2d
         and layer.kernel_size == (3, 3)
-        and layer.dilation == (1, 1)
+        and layer.stride == layer.dilation == (1, 1)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
-        and (layer.stride, _padding(layer)) in (((1, 1), 0), ((1, 1), 1), ((1, 1), 2), ((2, 2), 1))
+        and _padding(layer) in (0, 1, 2)
         and layer.in_channels % GRAIN == layer.out_channels % GRAIN == 0
     )
 
@@ -87,63 +86,56 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
-        stride, padding = self.stride[0], _padding(self)
+        padding = _padding(self)
         assert padding is not None
-        if not _pays(x, self.weight, stride, padding):
+        if not _pays(x, self.weight, padding):
             return super().forward(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            y: Tensor = _Convolution.apply(x, self.weight, self.bias, stride, padding)
+            y: Tensor = _Convolution.apply(x, self.weight, self.bias, padding)
             return y
-        return convolve(x, self.weight, self.bias, padding) if stride == 1 else super().forward(x)
+        return convolve(x, self.weight, self.bias, padding)
 
 
-def _size(x: Tensor, stride: int, padding: int) -> tuple[int, int]:
+def _size(x: Tensor, padding: int) -> tuple[int, int]:
     """Return height and width of what comes out."""
-    height, width = ((side + 2 * padding - 3) // stride + 1 for side in x.shape[2:])
+    height, width = (side + 2 * padding - 2 for side in x.shape[2:])
     return height, width
 
 
-def _pays(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
+def _pays(x: Tensor, weight: Tensor, padding: int) -> bool:
     plain = type(x) is Tensor and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.ndim == 4
     if not plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     if torch._C._are_functorch_transforms_active():  # such as vmap, which kernels know nothing of
         return False
-    height, width = _size(x, stride, padding)
+    height, width = _size(x, padding)
     if height < 1 or width < 1:
         return False  # torch says what is wrong
-    side = 2 if stride == 1 and max(height, width) <= 2 else 4
+    side = 2 if max(height, width) <= 2 else 4
     tiles = -(-height // side) * -(-width // side)
     return x.shape[0] * tiles >= LEAST_TILES and height * width >= LEAST_FULL * side**2 * tiles
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
-        if stride == 1:
-            return convolve(x, weight, bias, padding)
-        return torch.conv2d(x, weight, bias, stride, padding)
+        ctx.padding, ctx.has_bias = padding, bias is not None
+        return convolve(x, weight, bias, padding)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad, (of_x, of_weight, of_bias) = grads[0], ctx.needs_input_grad[:3]
-        exactly = torch.is_grad_enabled()  # a gradient of the gradient is wanted too: torch's operation has it
-        by_torch = [of_x and (exactly or ctx.stride > 1), of_weight and exactly, of_bias and exactly]
-        found: list[Tensor | None] = [None, None, None]
-        if any(by_torch):
-            settings = ((ctx.stride,) * 2, (ctx.padding,) * 2, (1, 1), False, (0, 0), 1)
-            sizes = [weight.shape[0]] if ctx.has_bias else None
-            found = list(torch.ops.aten.convolution_backward(grad, x, weight, sizes, *settings, by_torch))
-        if of_x and not by_torch[0]:
-            found[0] = input_gradient(grad, weight, ctx.padding)
-        if of_weight and not by_torch[1]:
-            found[1] = filters_gradient(x, grad, weight, ctx.stride, ctx.padding)
-        if of_bias and not by_torch[2]:
-            found[2] = grad.sum((0, 2, 3))
-        return (*found, None, None)
+        grad, padding, wanted = grads[0], ctx.padding, ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted too: torch's operation has it
+            sizes, settings = (
+                [len(weight)] if ctx.has_bias else None,
+                ((1, 1), (padding,) * 2, (1, 1), False, (0, 0), 1),
+            )
+            return (*torch.ops.aten.convolution_backward(grad, x, weight, sizes, *settings, wanted), None)
+        of_x = input_gradient(grad, weight, padding) if wanted[0] else None
+        of_weight = filters_gradient(x, grad, weight, padding) if wanted[1] else None
+        return of_x, of_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -166,7 +158,7 @@ def _run(
     x: Tensor, filters_at: int, strides: tuple[int, ...], channels: tuple[int, int], bias: Tensor | None, padding: int
 ) -> Tensor:
     x, threads, fast = x.contiguous(memory_format=torch.channels_last), torch.get_num_threads(), kernel()
-    size = _size(x, 1, padding)
+    size = _size(x, padding)
     y = torch.empty((len(x), channels[1], *size), memory_format=torch.channels_last)
     work = _scratch(fast.convolve_work(len(x), *size, *channels, threads))
     pointers = (x.data_ptr(), filters_at, _longs(strides), None if bias is None else bias.data_ptr(), y.data_ptr())
@@ -174,15 +166,15 @@ def _run(
     return y
 
 
-def filters_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def filters_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int) -> Tensor:
     """Return the gradient of a convolution's filters (N, K, 3, 3), from its input and the gradient of its output."""
     x, grad = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, grad))
     channels, fast = (x.shape[1], grad.shape[1]), kernel()
     of_weight = torch.empty_like(weight)
-    work = _scratch(fast.filters_gradient_work(stride, *grad.shape[2:], *channels))
+    work = _scratch(fast.filters_gradient_work(*grad.shape[2:], *channels))
     sizes = (len(x), *x.shape[2:], *grad.shape[2:], *channels, padding)
     pointers = (x.data_ptr(), grad.data_ptr(), of_weight.data_ptr(), _longs(of_weight.stride()))
-    fast.filters_gradient(stride, *pointers, *sizes, work.data_ptr(), torch.get_num_threads())
+    fast.filters_gradient(*pointers, *sizes, work.data_ptr(), torch.get_num_threads())
     return of_weight
 
 
