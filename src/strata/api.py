@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -16,13 +17,14 @@ from typing import Any
 from torch import nn
 
 from strata import device, models, recipes, weights
+from strata.checkpoint.files import read_json, write_json
 from strata.config import override
 from strata.data.tokens import TextPreprocess
 from strata.errors import ConfigError, DataError, RunError, suggest
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
 from strata.train import loop
-from strata.train.events import Interrupted, Observer
+from strata.train.events import Event, Interrupted, Observer, Started
 from strata.train.recipe import Recipe
 
 __all__ = ["Recipe", "Run", "create", "export", "load", "predictor", "recipe", "resume", "train", "verify"]
@@ -117,6 +119,7 @@ def verify(
 ) -> dict[str, Any]:
     """Train a recipe once with each seed and return what was reached beside the published number.
 
+    Broken off, it goes on where it was when it is asked for the same again in the same folder, by the same code.
     The result holds every seed's value, mean and standard deviation, seconds, machine, versions and commit, and the
     command that repeats it; `recipes.result_file` is where such results are kept.
 
@@ -127,15 +130,19 @@ def verify(
     """
     changed = {key: str(value) for key, value in (settings or {}).items()}
     chosen, commit = recipe(name, changed), device.commit()  # of the code that is loaded now
-    reference = chosen.reference
-    if kept and kept.get("settings") != _digest(chosen):
+    reference, digest = chosen.reference, _digest(chosen)
+    notes = {seed: Path(runs) / ".verify" / f"{digest}-{seed}.json" for seed in seeds}
+    if kept and kept.get("settings") != digest:
         raise ConfigError(f"The recorded result of {name} is of other settings. Record all seeds anew, without --add.")
     if kept and (twice := set(kept["seeds"]) & set(seeds)):
         raise ConfigError(f"Seed {min(twice)} of {name} is recorded already. Choose others.")
     values, seconds, wall, metric, split = [], [], [], "", ""
     others: list[dict[str, float]] = []
     for seed in seeds:
-        run = train(name, {**changed, "train.seed": seed}, runs=runs, observers=observers)
+        run = _begun(notes[seed], commit, observers)
+        if run is None:
+            remember = functools.partial(_remember, notes[seed], commit)
+            run = train(name, {**changed, "train.seed": seed}, runs=runs, observers=[remember, *observers])
         finished = run.finished
         assert finished is not None
         metric = reference.metric if reference else finished["main_metric"]
@@ -147,7 +154,7 @@ def verify(
     words = [f"{key}={value}" for key, value in changed.items()]
     result = {
         "recipe": name,
-        "settings": _digest(chosen),
+        "settings": digest,
         "metric": metric,
         "split": split,
         "published": reference.published if reference else None,
@@ -165,7 +172,26 @@ def verify(
         "command": shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"]),
         "note": note,
     }
+    for note_file in notes.values():
+        note_file.unlink(missing_ok=True)
     return _joined(kept, result) if kept else result
+
+
+def _remember(note_file: Path, commit: str, event: Event) -> None:
+    """Note which run a seed of a verification has, once it has begun."""
+    if isinstance(event, Started):
+        note_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note_file, {"run": Path(event.folder).name, "commit": commit})
+
+
+def _begun(note_file: Path, commit: str, observers: Sequence[Observer]) -> Run | None:
+    """Return the run of a verification that was broken off, trained to its end; None where there is none."""
+    noted = read_json(note_file) if note_file.is_file() else {}
+    folder = note_file.parents[1] / str(noted.get("run"))
+    if noted.get("commit") != commit or not (folder / "recipe.json").is_file():
+        return None
+    logger.info("Seed's run %s was begun before: it goes on.", folder)
+    return resume(folder, observers=observers)
 
 
 def _digest(of: Recipe) -> str:
