@@ -4,10 +4,11 @@ Every random number is a function of (seed, what it is for, step, sample), so a 
 way in any batch, in any order, on any device, before and after a resume. Where two devices round an interpolation
 differently, a pixel may differ by one level.
 
-What is unusual here: flip, crop and cutout are one integer gather that never leaves uint8; rotation, zoom, shift and
-resized crop (with the flip and the crop, if any of these is on) are one affine map and one interpolation; brightness,
-contrast, saturation and hue are one 3x3 matrix for each picture. Parameters are computed in float64 and used in
-float32, so that the last bit of a sine does not depend on where in a vector register a sample happened to lie.
+What is unusual here: flip, crop and cutout are one integer gather that never leaves uint8; rotation, zoom, shift,
+resized crop and elastic deformation (with the flip and the crop, if any of these is on) are one map and one
+interpolation; brightness, contrast, saturation and hue are one 3x3 matrix for each picture. Parameters are computed in
+float64 and used in float32, so that the last bit of a sine does not depend on where in a vector register a sample
+happened to lie.
 
 B samples in a batch, C channels, H height, W width.
 """
@@ -62,6 +63,9 @@ class AugmentConfig:
     """Greatest zoom, in and out: 0.1 is plus or minus ten percent."""
     translate: Fraction = 0.0
     """Greatest shift along each axis, as a share of the side."""
+    elastic: Fraction = 0.0
+    """Elastic deformation: standard deviation, as a share of the side, of random shifts on a coarse 3 x 3 grid, smooth
+    in between (Ronneberger et al. 2015, section 3.1: 10 pixels of 512 are 0.02)."""
     padding: Literal["zero", "reflect"] = "zero"
     """What comes in from outside the picture: black, or the picture's mirror image."""
     noise: NotNegativeFloat = 0.0
@@ -125,6 +129,7 @@ def augment(
     assert image_BCHW.ndim == 4, f"pictures are (B, C, H, W), not {tuple(image_BCHW.shape)}"
     colour = config.brightness > 0 or config.contrast > 0 or config.saturation > 0 or config.hue > 0
     affine = config.rotate > 0 or config.scale > 0 or config.translate > 0 or config.resized_crop is not None
+    affine = affine or config.elastic > 0
     mirrored = config.flip > 0 or config.flip_alternate
     moved = mirrored or config.vertical_flip > 0 or config.crop > 0 or config.cutout > 0
     if not (colour or affine or moved or config.noise > 0 or config.policy != "none" or config.erase > 0):
@@ -132,6 +137,8 @@ def augment(
     sample_B = sample_B.to(image_BCHW.device)
     columns = uniform(seed, stream, step, sample_B, len(_NUMBERS)).double().unbind(1)
     u = dict(zip(_NUMBERS, columns, strict=True))
+    if config.elastic > 0:
+        u["elastic"] = uniform(seed, f"{stream}.elastic", step, sample_B, 18).double()
     if config.flip_alternate:
         assert epoch_B is not None, "flip_alternate needs to know each sample's epoch"
         config = dataclasses.replace(config, flip=0.5)
@@ -167,7 +174,8 @@ def augment(
 
 
 _MOVES = (
-    *("flip", "flip_alternate", "vertical_flip", "rotate", "crop", "resized_crop", "scale", "translate", "padding"),
+    *("flip", "flip_alternate", "vertical_flip", "rotate", "crop", "resized_crop", "scale", "translate"),
+    *("elastic", "padding"),
 )
 """Settings that move pixels to another place."""
 
@@ -340,9 +348,19 @@ def _interpolate(image_BCHW: Tensor, config: AugmentConfig, u: Mapping[str, Tens
     x_W = torch.arange(W, device=image.device, dtype=torch.float32) - (W - 1) / 2
     grid_x = scaled(map_xx, W) * x_W + scaled(map_xy, W) * y_H1 + scaled(offset_x, W)
     grid_y = scaled(map_yx, H) * x_W + scaled(map_yy, H) * y_H1 + scaled(offset_y, H)
+    if config.elastic > 0:
+        shift_B2HW = _elastic(config, u["elastic"], H, W)
+        grid_x, grid_y = grid_x + shift_B2HW[:, 0], grid_y + shift_B2HW[:, 1]
     grid_BHW2 = torch.stack((grid_x, grid_y), dim=3)
     outside = "zeros" if config.padding == "zero" else "reflection"
     return F.grid_sample(image, grid_BHW2, mode=between, padding_mode=outside, align_corners=False)
+
+
+def _elastic(config: AugmentConfig, u_BN: Tensor, height: int, width: int) -> Tensor:
+    """Return each pixel's shift along x and y, where the side is 2: float32 (B, 2, H, W), bicubic between 3 x 3."""
+    normal_BN = math.sqrt(2) * torch.erfinv((2 * u_BN - 1).clamp(-1 + 1e-12, 1 - 1e-12))
+    coarse_B233 = (2 * config.elastic * normal_BN).float().view(-1, 2, 3, 3)
+    return F.interpolate(coarse_B233, size=(height, width), mode="bicubic", align_corners=True)
 
 
 def _cutout(config: AugmentConfig, u: Mapping[str, Tensor], image_BCHW: Tensor) -> Tensor:

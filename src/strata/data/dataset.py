@@ -60,6 +60,8 @@ class DataConfig:
     """Names of the classes where the data only numbers them, the lowest number's first."""
     region: str | None = None
     """Folder of masks, of pairs, that are black where the answer is not measured."""
+    ignore: NotNegative | None = None
+    """Value of a mask's pixels that neither teach nor count, such as 255 for void; a colour as 0xRRGGBB's number."""
     crop_size: Positive | None = None
     """Side of the parts that pairs are trained on, cut out at random; whole pictures are evaluated."""
     tokens: Tokens | None = None

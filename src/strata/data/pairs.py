@@ -220,19 +220,30 @@ class Masks:
     is_grey: bool
     is_nearest: bool = False
     """Every level of grey is the class of the nearest value."""
+    ignore: int | None = None
+    """Value of pixels that do not count."""
 
-    def classes(self, mask_CHW: np.ndarray, file: Path) -> np.ndarray:
-        """Return each pixel's class, uint8 (H, W). Raises DataError for a value that is no class's."""
+    def numbers(self, mask_CHW: np.ndarray, file: Path) -> np.ndarray:
+        """Return each pixel's class plus one, 0 where it does not count: uint8 (H, W).
+
+        Raises DataError for a value that is no class's.
+        """
         code_HW = _codes(mask_CHW)
         known = np.array(self.values)
+        counts_HW = code_HW != self.ignore if self.ignore is not None else np.ones(code_HW.shape, dtype=bool)
         if self.is_nearest:
             middles = (known[1:] + known[:-1]) / 2
-            return np.searchsorted(middles, code_HW, side="right").astype(np.uint8)
-        class_HW = np.searchsorted(known, code_HW).clip(0, len(known) - 1)
-        if (known[class_HW] != code_HW).any():
-            stranger = _shown(int(code_HW[known[class_HW] != code_HW][0]), self.is_grey)
-            raise DataError(f"{file} has pixels of value {stranger}, which no training mask has.")
-        return class_HW.astype(np.uint8)
+            class_HW = np.searchsorted(middles, code_HW, side="right")
+        else:
+            class_HW = np.searchsorted(known, code_HW).clip(0, len(known) - 1)
+            strange_HW = (known[class_HW] != code_HW) & counts_HW
+            if strange_HW.any():
+                stranger = _shown(int(code_HW[strange_HW][0]), self.is_grey)
+                raise DataError(
+                    f"{file} has pixels of value {stranger}, which no training mask has. "
+                    "If they are not to count: data.ignore."
+                )
+        return ((class_HW + 1) * counts_HW).astype(np.uint8)
 
 
 def _codes(mask_CHW: np.ndarray) -> np.ndarray:
@@ -267,13 +278,15 @@ def find_masks(targets: Sequence[np.ndarray], config: DataConfig, *, is_lossy: b
         if is_grey:
             near += int(((code_HW <= NEAR_BLACK_OR_WHITE) | (code_HW >= 255 - NEAR_BLACK_OR_WHITE)).sum())
             total += code_HW.size
-    if len(values) == 1:
-        raise DataError(f"Every target pixel is {_shown(values.pop(), is_grey)}. There is nothing to learn.")
+    values.discard(-1 if config.ignore is None else config.ignore)
+    if len(values) <= 1:
+        only = _shown(values.pop(), is_grey) if values else "to be ignored"
+        raise DataError(f"Every target pixel is {only}. There is nothing to learn.")
     is_black_and_white = is_grey and near >= SHARE_NEAR * total and min(values) < 128 <= max(values)
     if len(values) <= MASK_VALUES_AT_MOST and not (is_lossy and is_black_and_white):
-        return Masks(tuple(sorted(values)), is_grey)
+        return Masks(tuple(sorted(values)), is_grey, ignore=config.ignore)
     if is_black_and_white or (is_grey and config.target_kind == "class"):
-        return Masks((0, 255), is_grey, is_nearest=True)
+        return Masks((0, 255), is_grey, is_nearest=True, ignore=config.ignore)
     if config.target_kind == "class":
         raise DataError(
             f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} colours, so they are no "
@@ -314,11 +327,11 @@ class Reader:
         target = self.raw_target(pair)
         _check_size(image, pair.input, target, pair.target)
         if self.masks is not None:
-            target = self.masks.classes(target, pair.target) + np.uint8(1)
+            target = self.masks.numbers(target, pair.target)
             if pair.region is not None:
                 region = self._pixels(pair.region, 1, exact=True)
                 _check_size(image, pair.input, region, pair.region)
-                target = target | np.where(region[0] > 127, 0, UNMEASURED).astype(np.uint8)
+                target = target | np.where((region[0] > 127) | (target == 0), 0, UNMEASURED).astype(np.uint8)
         return tuple(torch.from_numpy(x.copy()) for x in (image, target))  # type: ignore[return-value]
 
     def _pixels(self, path: Path, channels: int, *, exact: bool) -> np.ndarray:
@@ -467,8 +480,10 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
         if not parts[part]:
             raise DataError(f"{folder} holds no pictures.")
     if alone:
-        if config.target_kind is not None or config.region is not None:
-            raise ConfigError(f"data.target_kind and data.region need pairs, and {root} has no folder of targets.")
+        if config.target_kind is not None or config.region is not None or config.ignore is not None:
+            raise ConfigError(
+                f"data.target_kind, data.region and data.ignore need pairs, and {root} has no folder of targets."
+            )
         notes.append("no folders of inputs and targets: the pictures are learned from alone, noise added to them")
 
     everything = [pair for found in parts.values() for pair in found]

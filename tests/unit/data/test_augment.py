@@ -29,6 +29,7 @@ CONFIGS = {
     "resized_crop": AugmentConfig(resized_crop=0.3),
     "scale": AugmentConfig(scale=0.2),
     "translate": AugmentConfig(translate=0.2),
+    "elastic": AugmentConfig(elastic=0.05),
     "noise": AugmentConfig(noise=0.1),
     "brightness": AugmentConfig(brightness=0.5),
     "contrast": AugmentConfig(contrast=0.5),
@@ -152,6 +153,18 @@ def test_zoom_and_shift_stay_within_their_bounds() -> None:
     assert 1 / 1.1 - 1e-3 < float(slope.min()) < 0.95 and 1.05 < float(slope.max()) < 1 / 0.9 + 1e-3
     shifted = augment(ramp, AugmentConfig(translate=0.2), 0, 1, SAMPLES)[:, 0, 50, 50] - 0.5
     assert 0.1 < float(shifted.abs().max()) <= 0.2 * 1.01 + 1e-3
+
+
+def test_elastic_deformation_moves_pixels_smoothly_by_the_deviation_asked_for() -> None:
+    side, count = 65, 300
+    ramp = torch.arange(side, dtype=torch.float32) / side
+    image = ramp.expand(count, 1, side, side)
+    moved = augment(image, AugmentConfig(elastic=0.02, padding="reflect"), 0, 1, torch.arange(count))
+    shift_BHW = (moved - image)[:, 0]  # along x, in sides
+    for row in (0, 32, 64):  # on the grid's own places
+        assert 0.017 < shift_BHW[:, row, 32].std() < 0.023 and abs(shift_BHW[:, row, 32].mean()) < 0.004
+    assert (shift_BHW[:, 1:, 10:-10] - shift_BHW[:, :-1, 10:-10]).abs().max() < 0.006
+    assert (shift_BHW[:, 0, 32] * shift_BHW[:, 64, 32]).mean().abs() < 0.0001  # each place for itself
 
 
 def test_a_resized_crop_shows_a_part_of_the_picture_and_nothing_from_outside() -> None:

@@ -69,6 +69,19 @@ def test_the_values_of_a_mask_are_its_classes(values: tuple[int, ...], tmp_path:
     assert first(found)["target"].unique().tolist() == list(range(1, len(values) + 1))
 
 
+def test_pixels_of_the_value_to_ignore_are_no_class_and_do_not_count(tmp_path: Path) -> None:
+    pairs(tmp_path / "train", values=(0, 1, 255))
+    pairs(tmp_path / "test", values=(0, 1, 255))
+    found = opened(tmp_path, ignore=255)
+    assert found.labels == ("0", "1")
+    for part in ("train", "test"):
+        batch = first(found, part)
+        assert torch.equal(batch["target"], (batch["input"][:, 0].long() * 3 // 256 + 1) % 3)
+    write(tmp_path / "test" / "masks" / "0.png", np.full((12, 10), 7))
+    with pytest.raises(DataError, match=r"pixels of value 7, which no training mask has. .* data.ignore"):
+        opened(tmp_path, ignore=255)
+
+
 def test_the_colours_of_a_mask_are_its_classes(tmp_path: Path) -> None:
     for k in range(4):
         write(tmp_path / "input" / f"{k}.png", noise(k, 8, 8, 3))
@@ -172,6 +185,7 @@ def test_pictures_alone_are_their_own_target(tmp_path: Path) -> None:
     [
         AugmentConfig(flip=0.5, vertical_flip=0.5, crop=2),
         AugmentConfig(flip=0.5, rotate=40, scale=0.2, translate=0.1),
+        AugmentConfig(flip=0.5, rotate=5, elastic=0.03),
         AugmentConfig(flip_alternate=True, rotate=20, padding="reflect", brightness=0.0, cutout=0.3),
     ],
 )
