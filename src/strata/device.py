@@ -143,10 +143,10 @@ def _choose_winograd(
     where: torch.device, precision: str, compiles: bool, model: torch.nn.Module | None
 ) -> tuple[bool, Decision]:
     """Decide how 3x3 convolutions are calculated, and why."""
-    layers = [] if model is None else [layer for layer in model.modules() if winograd.takes_part(layer)]
+    layers: list[Any] = [] if model is None else [m for m in model.modules() if winograd.takes_part(m)]
     if where.type != "cpu":
         reason = "the device's own library chooses"
-    elif not layers:
+    elif model is not None and not layers:
         reason = "none is 3x3 with stride 1 and channels in multiples of 16"
     elif compiles:
         reason = "the compiler chooses"
@@ -210,7 +210,8 @@ def decide(
         decisions.append(Decision("compile", "yes" if compiles else "no", "asked for"))
 
     fast, decision = _choose_winograd(where, chosen, compiles, model)
-    decisions.append(decision)
+    if convolutional:
+        decisions.append(decision)
     if where.type == "cpu":
         decisions.append(Decision("threads", str(torch.get_num_threads()), f"{usable_cores()} cores may be used"))
     return Setup(where, chosen, channels_last, compiles, fast, tuple(decisions))

@@ -52,7 +52,8 @@ def kernel() -> Any:
 def takes_part(layer: nn.Module) -> bool:
     """Say whether a layer is a 3x3 convolution with zeros around and channels in multiples of 16, of stride 1."""
     return (
-        type(layer) is nn.Conv2d
+        isinstance(layer, nn.Conv2d)
+        and type(layer) in (nn.Conv2d, WinogradConv2d)
         and layer.kernel_size == (3, 3)
         and layer.stride == layer.dilation == (1, 1)
         and layer.groups == 1
@@ -128,11 +129,9 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad, padding, wanted = grads[0], ctx.padding, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a gradient of the gradient is wanted too: torch's operation has it
-            sizes, settings = (
-                [len(weight)] if ctx.has_bias else None,
-                ((1, 1), (padding,) * 2, (1, 1), False, (0, 0), 1),
-            )
-            return (*torch.ops.aten.convolution_backward(grad, x, weight, sizes, *settings, wanted), None)
+            bias_sizes = [len(weight)] if ctx.has_bias else None
+            settings = ((1, 1), (padding, padding), (1, 1), False, (0, 0), 1)
+            return (*torch.ops.aten.convolution_backward(grad, x, weight, bias_sizes, *settings, wanted), None)
         of_x = input_gradient(grad, weight, padding) if wanted[0] else None
         of_weight = filters_gradient(x, grad, weight, padding) if wanted[1] else None
         return of_x, of_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None

@@ -195,6 +195,8 @@ def test_the_choice_is_told_and_made_where_a_model_is_placed() -> None:
     model = nn.Sequential(nn.Conv2d(16, 16, 3))
     setup = decide(device="cpu", precision="fp32", model=model)
     assert setup.winograd and type(setup.place(model)[0]) is WinogradConv2d
+    assert decide(device="cpu", precision="fp32", model=model).winograd  # of a model that was placed before, too
+    assert all(decision.name != "convolutions" for decision in decide(device="cpu", model=nn.Linear(2, 2)).decisions)
     told = {decision.name: decision.value for decision in setup.decisions}
     assert told["convolutions"] == "Winograd"
     for changed in (
