@@ -111,6 +111,8 @@ def reached(families: Sequence[str]) -> str:
             continue
         words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
         model = words.get("model", family_of(named.model))
+        changed = [f"`{key}={value}`" for key, value in words.items() if key not in ("data", "model", "seeds")]
+        settings = f", {' '.join(changed)}" if changed else ""
         metric = found["metric"]
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
         source = f" ({found['source']})" if found["source"] else ""
@@ -121,7 +123,7 @@ def reached(families: Sequence[str]) -> str:
                 published, source = number(same.published, metric), f" (original pictures: {same.source})"
         where = "; ".join(filter(None, (found["machine"], found["note"])))
         rows.append(
-            f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model} "
+            f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model}{settings} "
             f"| {published}{source} "
             f"| {metric} {number(found['mean'], metric)}{spread_of(found)}{others(found)} "
             f"| {len(found['seeds'])} | {seconds:.0f} s | {where} |"
