@@ -30,6 +30,10 @@ POINTS = ("bleu", "bleu_lowercase", "chrf", "rouge_1", "rouge_2", "rouge_l")
 """Metrics that are in points of a hundred by their own definition."""
 
 
+NOT_SETTINGS = ("data", "model", "seeds", "train.evaluate_every", "train.log_every", "train.save_every")
+"""Words of a command that a table has a column for, or that change no result."""
+
+
 def number(value: float | None, metric: str) -> str:
     """Return a metric as the tables show it."""
     if value is None:
@@ -111,7 +115,7 @@ def reached(families: Sequence[str]) -> str:
             continue
         words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
         model = words.get("model", family_of(named.model))
-        changed = [f"`{key}={value}`" for key, value in words.items() if key not in ("data", "model", "seeds")]
+        changed = [f"`{key}={value}`" for key, value in words.items() if key not in NOT_SETTINGS]
         settings = f", {' '.join(changed)}" if changed else ""
         metric = found["metric"]
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
