@@ -120,15 +120,10 @@ def reached(families: Sequence[str]) -> str:
         metric = found["metric"]
         seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
         source = f" ({found['source']})" if found["source"] else ""
-        published = number(found["published"], metric)
-        if found["published"] is None and words.get("data", "").endswith("cifar10_jpg"):
-            same = recipe("cifar10", {"model": words["model"]} if "model" in words else {}).reference
-            if same is not None:
-                published, source = number(same.published, metric), f" (original pictures: {same.source})"
         where = "; ".join(filter(None, (found["machine"], found["note"])))
         rows.append(
             f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model}{settings} "
-            f"| {published}{source} "
+            f"| {number(found['published'], metric)}{source} "
             f"| {metric} {number(found['mean'], metric)}{spread_of(found)}{others(found)} "
             f"| {len(found['seeds'])} | {seconds:.0f} s | {where} |"
         )

@@ -49,6 +49,8 @@ TARGETS = frozenset(
 )
 REGIONS = frozenset(("fov", "roi", "region", "regions"))
 """What folders are called, in small letters, that hold each kind of picture."""
+NO_VALUE = -1
+"""What no pixel of a mask is."""
 MASK_VALUES_AT_MOST = 64
 """Targets with more distinct values than this are pictures, not masks."""
 NEAR_BLACK_OR_WHITE = 32
@@ -230,7 +232,7 @@ class Masks:
         """
         code_HW = _codes(mask_CHW)
         known = np.array(self.values)
-        counts_HW = code_HW != self.ignore if self.ignore is not None else np.ones(code_HW.shape, dtype=bool)
+        counts_HW = code_HW != (NO_VALUE if self.ignore is None else self.ignore)
         if self.is_nearest:
             middles = (known[1:] + known[:-1]) / 2
             class_HW = np.searchsorted(middles, code_HW, side="right")
@@ -278,7 +280,7 @@ def find_masks(targets: Sequence[np.ndarray], config: DataConfig, *, is_lossy: b
         if is_grey:
             near += int(((code_HW <= NEAR_BLACK_OR_WHITE) | (code_HW >= 255 - NEAR_BLACK_OR_WHITE)).sum())
             total += code_HW.size
-    values.discard(-1 if config.ignore is None else config.ignore)
+    values.discard(NO_VALUE if config.ignore is None else config.ignore)
     if len(values) <= 1:
         only = _shown(values.pop(), is_grey) if values else "to be ignored"
         raise DataError(f"Every target pixel is {only}. There is nothing to learn.")

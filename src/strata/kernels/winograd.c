@@ -258,9 +258,7 @@ INLINE void write_tiles(line *f, int from, int to, const tiling *g, long first, 
     }
 }
 
-/* Pixels of a side of the tiles that an output of H x W is cut into, and the points of one. */
-static long tile_of(long H, long W) { return H <= 2 && W <= 2 ? 2 : 4; }
-
+/* Of a tile whose side is 2 or 4 pixels of what comes out. */
 static long points_of(long tile) { return (tile + 2) * (tile + 2); }
 
 /* Tiles that a thread takes at once: few, so that what it makes of them stays in its cache; more where filters are
@@ -285,10 +283,9 @@ static long cut(long tile, long B, long height, long width, long H, long W, long
 }
 
 /* Floats of work that `convolve` needs for an output of H x W. */
-long convolve_work(long B, long H, long W, long K, long N, int threads) {
+long convolve_work(long tile, long B, long H, long W, long K, long N, int threads) {
     tiling in, out;
-    long tile = tile_of(H, W), P = points_of(tile);
-    long most = tiles_at_once(cut(tile, B, 0, 0, H, W, 0, &in, &out), K, N, threads);
+    long P = points_of(tile), most = tiles_at_once(cut(tile, B, 0, 0, H, W, 0, &in, &out), K, N, threads);
     return K + P * K * N + threads * (scratch(P, most, K) + scratch(P, most, N));
 }
 
@@ -320,10 +317,10 @@ static void transform_filters(long tile, const float *w, const long *strides, lo
 }
 
 /* x (B, height, width, K) by filters w, in memory as `strides` say, to y (B, H, W, N); stride 1. */
-void convolve(const float *x, const float *w, const long *strides, const float *bias, float *y, long B, long height,
-              long width, long H, long W, long K, long N, long pad, float *work, int threads) {
+void convolve(long tile, const float *x, const float *w, const long *strides, const float *bias, float *y, long B,
+              long height, long width, long H, long W, long K, long N, long pad, float *work, int threads) {
     tiling in, out;
-    long tile = tile_of(H, W), P = points_of(tile), tiles = cut(tile, B, height, width, H, W, pad, &in, &out);
+    long P = points_of(tile), tiles = cut(tile, B, height, width, H, W, pad, &in, &out);
     long most = tiles_at_once(tiles, K, N, threads), v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW;
     float *u = work, *zeros = u + P * K * N, *each = zeros + K; /* zeros for what lies outside a picture */
     memset(zeros, 0, K * sizeof(float));
@@ -354,17 +351,17 @@ static long tiles_in_sum(long K, long N) { return K * N <= 128 * 128 ? 96 : 192;
 static long whole_rows(long K) { return (K + HIGH - 1) / HIGH * HIGH; }
 
 /* Floats of work that `filters_gradient` needs. */
-long filters_gradient_work(long H, long W, long K, long N) {
-    long P = points_of(tile_of(H, W)), most = tiles_in_sum(K, N);
+long filters_gradient_work(long tile, long K, long N) {
+    long P = points_of(tile), most = tiles_in_sum(K, N);
     return K + N + scratch(P, most, K) + scratch(P, most, N) + P * whole_rows(K) * N;
 }
 
 /* What x (B, height, width, K) and the gradient y (B, H, W, N) of a convolution's output give for its filters
    (N, K, 3, 3), in memory as `strides` say. */
-void filters_gradient(const float *x, const float *y, float *w, const long *strides, long B, long height, long width,
-                      long H, long W, long K, long N, long pad, float *work, int threads) {
+void filters_gradient(long tile, const float *x, const float *y, float *w, const long *strides, long B, long height,
+                      long width, long H, long W, long K, long N, long pad, float *work, int threads) {
     tiling in, out;
-    long tile = tile_of(H, W), P = points_of(tile), tiles = cut(tile, B, height, width, H, W, pad, &in, &out);
+    long P = points_of(tile), tiles = cut(tile, B, height, width, H, W, pad, &in, &out);
     long most = tiles_in_sum(K, N);
     float *zeros = work, *v = zeros + K + N, *m = v + scratch(P, most, K), *u = m + scratch(P, most, N);
     long v_point = most * ROW(K) + SKEW, m_point = most * ROW(N) + SKEW, u_point = whole_rows(K) * N;

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,10 +40,10 @@ def kernel() -> Any:
         return found
     whole, long, at = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
     sizes = (long,) * 8
-    found.convolve.argtypes = (*(at,) * 5, *sizes, at, whole)
-    found.convolve_work.argtypes = (*(long,) * 5, whole)
-    found.filters_gradient.argtypes = (*(at,) * 4, *sizes, at, whole)
-    found.filters_gradient_work.argtypes = (long,) * 4
+    found.convolve.argtypes = (long, *(at,) * 5, *sizes, at, whole)
+    found.convolve_work.argtypes = (*(long,) * 6, whole)
+    found.filters_gradient.argtypes = (long, *(at,) * 4, *sizes, at, whole)
+    found.filters_gradient_work.argtypes = (long,) * 3
     found.convolve.restype = found.filters_gradient.restype = None
     for name in ("convolve_work", "filters_gradient_work"):
         getattr(found, name).restype = long
@@ -103,6 +104,11 @@ def _size(x: Tensor, padding: int) -> tuple[int, int]:
     return height, width
 
 
+def _tile(size: Sequence[int]) -> int:
+    """Return the side of the tiles that what comes out, of a height and width, is cut into."""
+    return 2 if max(size) <= 2 else 4
+
+
 def _pays(x: Tensor, weight: Tensor, padding: int) -> bool:
     plain = type(x) is Tensor and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.ndim == 4
     if not plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
@@ -112,7 +118,7 @@ def _pays(x: Tensor, weight: Tensor, padding: int) -> bool:
     height, width = _size(x, padding)
     if height < 1 or width < 1:
         return False  # torch says what is wrong
-    side = 2 if max(height, width) <= 2 else 4
+    side = _tile((height, width))
     tiles = -(-height // side) * -(-width // side)
     return x.shape[0] * tiles >= LEAST_TILES and height * width >= LEAST_FULL * side**2 * tiles
 
@@ -158,10 +164,11 @@ def _run(
 ) -> Tensor:
     x, threads, fast = x.contiguous(memory_format=torch.channels_last), torch.get_num_threads(), kernel()
     size = _size(x, padding)
+    tile = _tile(size)
     y = torch.empty((len(x), channels[1], *size), memory_format=torch.channels_last)
-    work = _scratch(fast.convolve_work(len(x), *size, *channels, threads))
+    work = _scratch(fast.convolve_work(tile, len(x), *size, *channels, threads))
     pointers = (x.data_ptr(), filters_at, _longs(strides), None if bias is None else bias.data_ptr(), y.data_ptr())
-    fast.convolve(*pointers, len(x), *x.shape[2:], *size, *channels, padding, work.data_ptr(), threads)
+    fast.convolve(tile, *pointers, len(x), *x.shape[2:], *size, *channels, padding, work.data_ptr(), threads)
     return y
 
 
@@ -169,11 +176,11 @@ def filters_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int) -> T
     """Return the gradient of a convolution's filters (N, K, 3, 3), from its input and the gradient of its output."""
     x, grad = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, grad))
     channels, fast = (x.shape[1], grad.shape[1]), kernel()
-    of_weight = torch.empty_like(weight)
-    work = _scratch(fast.filters_gradient_work(*grad.shape[2:], *channels))
+    of_weight, tile = torch.empty_like(weight), _tile(grad.shape[2:])
+    work = _scratch(fast.filters_gradient_work(tile, *channels))
     sizes = (len(x), *x.shape[2:], *grad.shape[2:], *channels, padding)
     pointers = (x.data_ptr(), grad.data_ptr(), of_weight.data_ptr(), _longs(of_weight.stride()))
-    fast.filters_gradient(*pointers, *sizes, work.data_ptr(), torch.get_num_threads())
+    fast.filters_gradient(tile, *pointers, *sizes, work.data_ptr(), torch.get_num_threads())
     return of_weight
 
 

@@ -164,7 +164,9 @@ class Recipe:
 
     def _set(self, key: str, value: Any) -> Recipe:
         if key == "model" and isinstance(value, str):
-            return dataclasses.replace(self, model=preset(value), reference=self._reference_of(value))
+            model = preset(value)
+            reference = self.reference if model == self.model else self._reference_of(value)
+            return dataclasses.replace(self, model=model, reference=reference)
         if key == "task" and isinstance(value, str):
             return dataclasses.replace(self, task=TASKS.get(value)())
         if key in FROM_DATA:

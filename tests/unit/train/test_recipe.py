@@ -149,4 +149,6 @@ def test_another_model_is_compared_with_what_was_published_of_it_and_else_with_n
     assert other.reference.published == 0.935 and other.reference.source.startswith("VGG-16 in the table")
     assert strata.recipe("fashion-mnist", model="vgg16", data="./fashion_mnist").reference == other.reference
     assert strata.recipe("fashion-mnist", model="vit_tiny").reference is None
+    own = strata.recipe("cifar10")
+    assert own.reference is not None and strata.recipe("cifar10", model="resnet20").reference == own.reference
     assert Recipe.from_json(json.loads(json.dumps(other.to_json()))) == other
