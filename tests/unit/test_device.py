@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,6 +58,33 @@ def test_only_convolutions_take_channels_last() -> None:
 def test_a_cpu_compiles_only_when_asked() -> None:
     assert not decide(device="cpu", steps=10**6).compile
     assert decide(device="cpu", compile=True).compile
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    script = """
+import resource, sys, torch
+from strata.device import keep_freed_memory
+
+def step():
+    return [torch.ones(1 << 24) for _ in range(2)]
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+assert sys.argv[1] == "as it is" or keep_freed_memory()
+for _ in range(3):
+    step()
+before = faults()
+for _ in range(8):
+    step()
+print(faults() - before)
+"""
+    faults = {
+        case: int(subprocess.check_output([sys.executable, "-c", script, case], text=True))
+        for case in ("kept", "as it is")
+    }
+    assert faults["kept"] < faults["as it is"] / 4
 
 
 def test_versions_name_what_a_result_depends_on() -> None:

@@ -11,9 +11,6 @@ from strata.tasks import Stage
 from strata.train.recipe import TrainConfig
 from strata.train.schedule import factor
 
-SIDE_STEP = 4
-"""Pixels by which growing pictures grow."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
@@ -69,8 +66,8 @@ class Plan:
         """Return the pixels of a side that pictures have at a step, where they grow (`TrainConfig.grow_from`)."""
         config = self.config
         grown = 1.0 if config.grow_until == 0 else min(1.0, step / (config.grow_until * self.total_steps))
-        share = config.grow_from + (1 - config.grow_from) * grown
-        return full if share >= 1 else min(full, max(SIDE_STEP, SIDE_STEP * round(share * full / SIDE_STEP)))
+        missing = (1 - config.grow_from) * (1 - grown) * full
+        return full - config.grow_step * min(round(missing / config.grow_step), (full - 1) // config.grow_step)
 
     def samples_between(self, first: int, last: int) -> int:
         """Return how many samples the steps from ``first`` up to but not including ``last`` take."""

@@ -150,6 +150,10 @@ def test_pictures_grow_to_their_full_size() -> None:
     assert sides == sorted(sides)
     assert set(sides) == {16, 20, 24, 28, 32}
     assert sides[70:] == [32] * 30
+    plan = make_plan(recipe.set({"train.grow_step": 16}).train, 1000, (Stage(),))
+    assert {plan.side(step, 32) for step in range(100)} == {16, 32}
+    plan = make_plan(recipe.set({"train.grow_from": 0.01}).train, 1000, (Stage(),))
+    assert plan.side(0, 8) == 4
 
 
 def test_a_hugging_face_folder_can_be_trained_from(tmp_path: Path) -> None:
