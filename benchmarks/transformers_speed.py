@@ -87,9 +87,10 @@ def tell_share_of_peak(found: rounds.Measurement, flops: float, unit: str) -> No
     rounds.say(f"matrix peak {peak / 1e12:.3g} TFLOP/s measured; strata reaches {reached / peak:.1%} of it")
 
 
-def in_int8(found: rounds.Measurement, model: nn.Module) -> nn.Module:
+def in_int8(found: rounds.Measurement, model: nn.Module, input_B: torch.Tensor | None = None) -> nn.Module:
     """Return a model as `strata predict --precision int8` runs it; the log gets why."""
-    fast, decision = in_bytes(model, decide(device=found.device, precision="fp32", model=model, steps=1))
+    setup = decide(device=found.device, precision="fp32", model=model, steps=1)
+    fast, decision = in_bytes(setup.place(model), setup, input_B)
     found.settings["strata, int8"] = {decision.name: f"{decision.value}: {decision.reason}"}
     return fast
 
@@ -143,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         return timed(step)
 
     def our_bytes(number: int) -> float:
-        fast, image = in_int8(found, models.build(models.preset(name)).eval()), picture()
+        image = picture().contiguous(memory_format=torch.channels_last if is_conv else torch.contiguous_format)
+        fast = in_int8(found, models.build(models.preset(name)).eval(), image[:1])
 
         @torch.inference_mode()
         def step() -> None:
@@ -223,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
         "transformers": lambda number: their(False),
         "transformers, best": lambda number: their(True),
     }
-    bytes_pay = options.mode == "inference" and name == "vit_base" and not on_gpu
+    bytes_pay = options.mode == "inference" and not on_gpu
     if bytes_pay:
         sides["strata, int8"] = our_bytes
     found.alternate(sides, options.rounds)

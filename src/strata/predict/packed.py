@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from strata.device import Decision, Setup
 from strata.errors import ConfigError
-from strata.kernels import compiled, cpu_flags
+from strata.kernels import compiled, cpu_flags, int8
+from strata.kernels.int8 import Int8Conv2d, Int8Linear
+from strata.predict.ready import followed, ready
 
 Weights = Literal["auto", "fp32", "bf16", "int8"]
 
@@ -175,18 +177,58 @@ def packed(model: nn.Module, weights: str, setup: Setup, *, by_bytes: bool = Fal
     return copy.deepcopy(model, memo).eval()
 
 
-def in_bytes(model: nn.Module, setup: Setup) -> tuple[nn.Module, Decision]:
-    """Return the network with weights and activations of its linear layers in int8, for answering, and what that gains.
+def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) -> tuple[nn.Module, Decision]:
+    """Return the network with weights and activations of its products in int8, for answering, and what that gains.
+
+    Linear layers take part, and convolutions where the processor has what their kernel needs.
+
+    Args:
+        example_B: any input that the network takes. With it, batch norms and activations become part of the layers
+            whose answers they read.
 
     Raises ConfigError anywhere but on a CPU.
     """
     if setup.device.type != "cpu":
         raise ConfigError(f"precision=int8 is for the CPU, and the model is on {setup.device}. Use precision=bf16.")
-    inside = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
-    share = inside / max(1, sum(parameter.numel() for parameter in model.parameters()))
+    kernel, count = int8.kernel(), sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(kernel, str):
+        found = packed(model, "int8", setup, by_bytes=True)
+        inside = sum(module.weight_NK.numel() for module in found.modules() if isinstance(module, PackedLinear))
+    else:
+        found = _in_bytes(model, setup, example_B)
+        inside = sum(module.weights for module in found.modules() if isinstance(module, Int8Conv2d | Int8Linear))
     gain = "multiplies bytes" if multiplies_bytes() else "does not multiply bytes: it gains nothing here"
-    reason = f"asked for; the processor {gain}; {share:.0%} of the weights are in linear layers, the rest stays in fp32"
-    return packed(model, "int8", setup, by_bytes=True), Decision("precision", "int8", reason)
+    share = f"{inside / max(1, count):.0%} of the weights are in bytes, the rest stays in fp32"
+    return found, Decision("precision", "int8", f"asked for; the processor {gain}; {share}")
+
+
+@torch.no_grad()
+def _in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None) -> nn.Module:
+    """Return a copy of a network whose layers are those of the kernel, where it has them."""
+    model = copy.deepcopy(model).eval() if example_B is None else ready(model, setup, example_B)
+    for owner in list(model.modules()):
+        for name, layer in owner.named_children():
+            if type(layer) is nn.Linear:
+                setattr(owner, name, Int8Linear(layer))
+            elif isinstance(layer, nn.Conv2d) and int8.takes_part(layer):
+                setattr(owner, name, Int8Conv2d(layer))
+    if example_B is None:
+        return model
+    before, pairs = model(example_B), []
+    for layer, owner, name in followed(model, example_B, (Int8Conv2d, Int8Linear), (nn.ReLU, nn.GELU, nn.SiLU)):
+        act = getattr(owner, name)
+        if int8.activation_of(act):
+            handle = layer.register_forward_hook(lambda _layer, _inputs, output, act=act: act(output))
+            pairs.append((layer, owner, name, act, handle))
+            setattr(owner, name, nn.Identity())
+    belong = torch.equal(model(example_B), before)  # else someone else reads a layer's answers too
+    for layer, owner, name, act, handle in pairs:
+        handle.remove()
+        if belong:
+            layer.activation = int8.activation_of(act)
+        else:
+            setattr(owner, name, act)
+    return model
 
 
 def choose_weights(asked: str, model: nn.Module, setup: Setup) -> Decision:

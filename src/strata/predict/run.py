@@ -21,6 +21,7 @@ from strata.checkpoint.run_folder import RunFolder
 from strata.config import from_json
 from strata.data import load_preprocess, open_data
 from strata.data.dataset import Dataset
+from strata.data.preprocess import ImagePreprocess
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
 from strata.models import build, config_class
@@ -51,7 +52,7 @@ class Predictor:
     Args:
         folder: a run's ``model/`` folder, or a Hugging Face folder.
         device, precision: as in ``train.device`` and ``train.precision``. On a CPU precision may also be "int8": linear
-            layers multiply bytes, which made BERT-base and ViT-base twice as fast and changes answers a little;
+            layers and convolutions multiply bytes, which is several times faster and changes answers a little;
             ``strata evaluate RUN precision=int8`` says how much.
 
     Raises ConfigError for another precision, RunError when the folder holds no model, WeightsError when it holds one
@@ -75,11 +76,11 @@ class Predictor:
         self.setup: Setup = decide(device=device, precision=products, compile=False, model=model)
         self.model: nn.Module = self.setup.place(model).eval()
         if by_bytes:
-            self.model, decision = in_bytes(self.model, self.setup)
+            self.model, decision = in_bytes(self.model, self.setup, _example(self.preprocess))
             tell = logger.info if multiplies_bytes() else logger.warning
             tell("%s: %s (%s)", *dataclasses.astuple(decision))
         self.context = Answering(labels, self.preprocess, self.setup.device)
-        self._fast: nn.Module | None = None
+        self._fast: nn.Module | None = self.model if by_bytes else None
         self._packed: dict[str, nn.Module] = {}
 
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -230,6 +231,14 @@ class Predictor:
         on_cpu = self.setup.device.type == "cpu"
         bf16 = contextlib.nullcontext() if on_cpu else torch.autocast(self.setup.device.type, dtype=torch.bfloat16)
         return self._packed[decision.value], bf16
+
+
+def _example(preprocess: Any) -> Tensor | None:
+    """Return a picture of noise, as a network takes it that reads pictures: (1, C, H, W)."""
+    if not isinstance(preprocess, ImagePreprocess):
+        return None
+    side = preprocess.image_size or 64
+    return torch.randn(1, preprocess.channels, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def _read_ours(folder: Path, config: dict[str, Any]) -> tuple[Task, nn.Module, Any, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from strata.data import open_data
 from strata.data.augment import augment, augment_pair, mix
 from strata.data.dataset import Dataset, TensorSplit
 from strata.data.loader import Batch, Loader
-from strata.device import decide, keep_freed_memory
+from strata.device import decide
 from strata.errors import ConfigError, RunError, TrainingError
 from strata.models import build
 from strata.tasks import Draw, Phase
@@ -180,8 +180,6 @@ class Training:
             model=model,
             steps=self.plan.total_steps,
         )
-        if self.setup.device.type == "cpu" and self.setup.channels_last:
-            keep_freed_memory()
         model = self.setup.place(model)
         if fresh and recipe.weights.source is None and hasattr(model, "initialize"):
             model.initialize(self._first_look())

@@ -1,0 +1,329 @@
+/* Convolutions and linear layers of bytes, for answering, where the processor multiplies them (AVX-512 VNNI): 64
+   products and sums in an instruction, where fp32 has 16.
+
+   Weights are whole numbers from -127 to 127, a scale for each output. Activations are made bytes picture by picture, or
+   row by row, so that an answer does not depend on the batch it comes in: from 0 to 255 of a picture's largest where
+   none is below zero, as after a ReLU, and else 128 more than -127 to 127 of the largest. The instruction wants one side
+   without sign. Sums are exact; the zero's share in them, `zero` times the sum of an output's weights, is taken off at
+   the end.
+
+   Pictures are (B, H, W, C) in memory. C channels are summed over, padded to whole multiples of GROUP; N come out. A
+   thread multiplies TALL places by WIDE vectors of outputs at a time. Places of a line lie `step` bytes apart. With
+   stride 1 the whole padded picture is one line, of which those at the ends of rows are not written: so small maps fill
+   the tiles too. */
+
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define GROUP 4  /* bytes that an instruction sums into one number */
+#define WIDE 2   /* vectors of outputs */
+#define TALL 14  /* places: TALL x WIDE sums stay in registers, and 14 divides the maps of pictures of 224 pixels */
+#define BLOCK (WIDE * LANES)
+#define KEPT (512 << 10) /* bytes of weights */
+#define STREAMED (2 << 20) /* bytes of answers that the caches would not keep until they are read */
+#define INLINE static inline __attribute__((always_inline))
+#define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < count; i++)
+
+struct sizes {
+    int64_t pictures, height, width, channels, out_height, out_width, outputs;
+    int64_t kernel_height, kernel_width, stride, padding, dilation, activation;
+};
+
+enum { NONE, RELU, GELU, SILU };
+
+static long padded(long channels) { return (channels + GROUP - 1) / GROUP * GROUP; }
+
+/* Bytes of one picture's activations; the last tile reads beyond the last place. */
+static long of_picture(const struct sizes *s) {
+    long pixels = (s->height + 2 * s->padding) * (s->width + 2 * s->padding);
+    return ((pixels + TALL * s->stride) * padded(s->channels) + 63) / 64 * 64;
+}
+
+/* Bytes of scratch for some threads. */
+long convolve_bytes_work(const struct sizes *s, int threads) { return threads * (of_picture(s) + 64); }
+
+struct range {
+    float low, high;
+};
+
+static struct range range_of(const float *x, long count) {
+    __m512 low = _mm512_setzero_ps(), high = low, finite = low;
+    for (long i = 0; i < count; i += LANES) {
+        __m512 v = _mm512_maskz_loadu_ps(count - i < LANES ? (1u << (count - i)) - 1 : 0xffff, x + i);
+        low = _mm512_min_ps(low, v), high = _mm512_max_ps(high, v);
+        finite = _mm512_fmadd_ps(v, _mm512_setzero_ps(), finite);
+    }
+    float not_finite = _mm512_reduce_add_ps(finite); /* 0, or NaN */
+    return (struct range){_mm512_reduce_min_ps(low) + not_finite, _mm512_reduce_max_ps(high) + not_finite};
+}
+
+static void bytes_of(const float *x, uint8_t *y, long count, float factor, int zero) {
+    const __m512 by = _mm512_set1_ps(factor);
+    const __m512i add = _mm512_set1_epi32(zero), none = _mm512_setzero_si512();
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), by)), add);
+        _mm_storeu_si128((__m128i *)(y + i), _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, none)));
+    }
+    if (i < count) {
+        __mmask16 there = (1u << (count - i)) - 1;
+        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(there, x + i), by));
+        whole = _mm512_max_epi32(_mm512_add_epi32(whole, add), none);
+        _mm512_mask_cvtusepi32_storeu_epi8(y + i, there, whole);
+    }
+}
+
+/* Rows from `begin` to `end` of the padded picture. */
+static void quantize(const struct sizes *s, const float *x, uint8_t *bytes, float factor, int zero, long begin,
+                     long end) {
+    long channels = padded(s->channels), width = s->width + 2 * s->padding, edge = s->padding * channels;
+    for (long row = begin; row < end; row++) {
+        uint8_t *y = bytes + row * width * channels;
+        long from = row - s->padding;
+        if (from < 0 || from >= s->height) {
+            memset(y, zero, width * channels);
+            continue;
+        }
+        memset(y, zero, edge), memset(y + (s->padding + s->width) * channels, zero, edge);
+        const float *in = x + from * s->width * s->channels;
+        if (channels == s->channels) {
+            bytes_of(in, y + edge, s->width * channels, factor, zero);
+            continue;
+        }
+        for (long place = 0; place < s->width; place++) {
+            memset(y + edge + place * channels, zero, channels);
+            bytes_of(in + place * s->channels, y + edge + place * channels, s->channels, factor, zero);
+        }
+    }
+}
+
+/* sum (TALL, WIDE) = places times weights of a block: (kernel's places, groups of channels, WIDE, LANES, GROUP) */
+INLINE void multiply(const struct sizes *s, const uint8_t *bytes, const int8_t *weights, __m512i sum[TALL][WIDE]) {
+    const long channels = padded(s->channels), step = s->stride * channels;
+    const long width = s->width + 2 * s->padding;
+    __m512i acc[TALL][WIDE]; /* not `sum` itself, which is read by a number that compilers do not know */
+    EACH(i, TALL) EACH(j, WIDE) acc[i][j] = _mm512_setzero_si512();
+    for (long ky = 0; ky < s->kernel_height; ky++)
+        for (long kx = 0; kx < s->kernel_width; kx++) {
+            const uint8_t *from = bytes + s->dilation * (ky * width + kx) * channels;
+            const uint8_t *at[5] = {from, from + 3 * step, from + 6 * step, from + 9 * step, from + 12 * step};
+            for (long c = 0; c < channels; c += GROUP, weights += GROUP * BLOCK) {
+                __m512i weight[WIDE];
+                EACH(j, WIDE) weight[j] = _mm512_loadu_si512(weights + j * 64);
+                EACH(i, TALL) {
+                    int32_t four;
+                    memcpy(&four, at[i / 3] + i % 3 * step + c, GROUP);
+                    __m512i place = _mm512_set1_epi32(four);
+                    EACH(j, WIDE) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], place, weight[j]);
+                }
+            }
+        }
+    EACH(i, TALL) EACH(j, WIDE) sum[i][j] = acc[i][j];
+}
+
+struct answer {
+    const float *scale, *bias; /* of outputs; bias may be NULL */
+    const int32_t *weight_sum;
+    const float *one; /* what an activation's 1 stands for: in all places, or in each */
+    int zero, is_each, streams;
+};
+
+static int streams(const struct sizes *s, const float *y) {
+    const long written = s->pictures * s->out_height * s->out_width * s->outputs * (long)sizeof *y;
+    return written > STREAMED && s->outputs % BLOCK == 0 && (uintptr_t)y % 64 == 0;
+}
+
+/* What a block's sums become: the same for all places. */
+struct ending {
+    __m512i share[WIDE];
+    __m512 scale[WIDE], bias[WIDE];
+    __mmask16 there[WIDE];
+    int activation, streams;
+};
+
+INLINE struct ending ending_of(const struct sizes *s, const struct answer *a, long first) {
+    struct ending e;
+    EACH(j, WIDE) {
+        long n = first + j * LANES, left = s->outputs - n;
+        __mmask16 there = e.there[j] = left <= 0 ? 0 : left < LANES ? (1u << left) - 1 : 0xffff;
+        e.share[j] = _mm512_mullo_epi32(_mm512_maskz_loadu_epi32(there, a->weight_sum + n), _mm512_set1_epi32(a->zero));
+        e.scale[j] = _mm512_maskz_loadu_ps(there, a->scale + n);
+        e.bias[j] = a->bias ? _mm512_maskz_loadu_ps(there, a->bias + n) : _mm512_setzero_ps();
+    }
+    e.activation = s->activation;
+    e.streams = a->streams;
+    return e;
+}
+
+INLINE __m512 all(float value) { return _mm512_set1_ps(value); }
+
+/* e^x to a few units in the last place */
+INLINE __m512 exponential(__m512 x) {
+    __m512 power = _mm512_mul_ps(x, all(1.44269504f));
+    __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_mul_ps(_mm512_sub_ps(power, whole), all(0.693147181f)), y = all(1.0f / 720);
+    y = _mm512_fmadd_ps(y, r, all(1.0f / 120)), y = _mm512_fmadd_ps(y, r, all(1.0f / 24));
+    y = _mm512_fmadd_ps(y, r, all(1.0f / 6)), y = _mm512_fmadd_ps(y, r, all(0.5f));
+    y = _mm512_fmadd_ps(y, r, all(1)), y = _mm512_fmadd_ps(y, r, all(1));
+    return _mm512_scalef_ps(y, whole);
+}
+
+INLINE __m512 activated(__m512 x, int activation) {
+    if (activation == RELU) return _mm512_max_ps(_mm512_setzero_ps(), x); /* of NaN the second is taken */
+    if (activation == SILU) {
+        __m512 power = exponential(_mm512_max_ps(_mm512_min_ps(all(87), _mm512_sub_ps(_mm512_setzero_ps(), x)), all(-87)));
+        return _mm512_div_ps(x, _mm512_add_ps(all(1), power));
+    }
+    if (activation == GELU) { /* Abramowitz and Stegun 1964, 7.1.26: erf is off by 1.5e-7 at most */
+        __m512 size = _mm512_min_ps(all(9), _mm512_mul_ps(_mm512_abs_ps(x), all(0.707106781f)));
+        __m512 t = _mm512_div_ps(all(1), _mm512_fmadd_ps(size, all(0.3275911f), all(1)));
+        __m512 y = _mm512_fmadd_ps(all(1.061405429f), t, all(-1.453152027f));
+        y = _mm512_fmadd_ps(y, t, all(1.421413741f)), y = _mm512_fmadd_ps(y, t, all(-0.284496736f));
+        y = _mm512_mul_ps(_mm512_fmadd_ps(y, t, all(0.254829592f)), t);
+        y = _mm512_mul_ps(y, exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(size, size)))); /* 1 - |erf| */
+        __m512 half = _mm512_mul_ps(_mm512_mul_ps(x, y), all(0.5f)); /* x times what is beyond */
+        return _mm512_mask_sub_ps(half, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), x, half);
+    }
+    return x;
+}
+
+INLINE void write(const struct ending *e, const __m512i sum[WIDE], float one, float *y, int activation) {
+    EACH(j, WIDE) {
+        __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[j], e->share[j]));
+        v = _mm512_fmadd_ps(v, _mm512_mul_ps(e->scale[j], all(one)), e->bias[j]);
+        v = activated(v, activation);
+        if (e->streams) _mm512_stream_ps(y + j * LANES, v);
+        else _mm512_mask_storeu_ps(y + j * LANES, e->there[j], v);
+    }
+}
+
+static void write_any(const struct ending *e, const __m512i sum[WIDE], float one, float *y) {
+    if (e->activation == NONE) write(e, sum, one, y, NONE);
+    else if (e->activation == RELU) write(e, sum, one, y, RELU);
+    else if (e->activation == GELU) write(e, sum, one, y, GELU);
+    else write(e, sum, one, y, SILU);
+}
+
+/* Tiles from `begin` to `end` of a picture, each with all outputs; as many at a time as whose weights stay in the second
+   cache, so that what is written lies together. */
+static void tiles(const struct sizes *s, const struct answer *a, const uint8_t *bytes, const int8_t *weights, float *y,
+                  long begin, long end) {
+    const long channels = padded(s->channels), width = s->width + 2 * s->padding;
+    const int is_one_line = s->stride == 1;
+    const long places = is_one_line ? (s->out_height - 1) * width + s->out_width : s->out_width;
+    const long in_line = (places + TALL - 1) / TALL, of_output = s->kernel_height * s->kernel_width * channels;
+    const long at_once = of_output * BLOCK > KEPT ? BLOCK : KEPT / (of_output * BLOCK) * BLOCK;
+    for (long from = 0; from < s->outputs; from += at_once) {
+        const long to = from + at_once < s->outputs ? from + at_once : s->outputs;
+        for (long tile = begin; tile < end; tile++) {
+            const long line = tile / in_line, first = tile % in_line * TALL;
+            const uint8_t *places_at = bytes + s->stride * (line * width + first) * channels;
+            for (long n = from; n < to; n += BLOCK) {
+                __m512i sum[TALL][WIDE];
+                multiply(s, places_at, weights + n * of_output, sum);
+                const struct ending e = ending_of(s, a, n);
+                long row = is_one_line ? first / width : line, column = is_one_line ? first % width : first;
+                for (long i = 0; i < TALL && first + i < places; i++, column++) {
+                    if (is_one_line && column == width) row++, column = 0;
+                    const long place = row * s->out_width + column;
+                    if (column < s->out_width)
+                        write_any(&e, sum[i], a->one[a->is_each * place], y + place * s->outputs + n);
+                }
+            }
+        }
+    }
+    _mm_sfence();
+}
+
+static long tiles_of(const struct sizes *s) {
+    long width = s->width + 2 * s->padding, is_one_line = s->stride == 1;
+    long places = is_one_line ? (s->out_height - 1) * width + s->out_width : s->out_width;
+    return (places + TALL - 1) / TALL * (is_one_line ? 1 : s->out_height);
+}
+
+/* A picture's share of one of `sharers` threads, which all come here together; `bytes` and `ranges` are theirs. */
+static void convolve_part(const struct sizes *s, struct answer answer, const float *x, const int8_t *weights, float *y,
+                          uint8_t *bytes, struct range *ranges, long part, long sharers) {
+    const long of_input = s->height * s->width * s->channels, rows = s->height + 2 * s->padding, all = tiles_of(s);
+    const long first = of_input * part / sharers, last = of_input * (part + 1) / sharers;
+    struct range range = ranges[part] = range_of(x + first, last - first);
+    if (sharers > 1) {
+#pragma omp barrier
+        range = ranges[0];
+        for (long i = 1; i < sharers; i++) { /* what is no number stays so */
+            range.low = ranges[i].low < range.low ? ranges[i].low : range.low + 0 * ranges[i].low;
+            range.high = ranges[i].high > range.high ? ranges[i].high : range.high + 0 * ranges[i].high;
+        }
+    }
+    const float largest = -range.low > range.high ? -range.low : range.high, steps = range.low < 0 ? 127 : 255;
+    const float one = largest / steps + 0 * range.low;
+    answer.one = &one, answer.zero = range.low < 0 ? 128 : 0;
+    quantize(s, x, bytes, largest < 1e-30f ? 0 : steps / largest, answer.zero, rows * part / sharers,
+             rows * (part + 1) / sharers);
+    if (sharers > 1) {
+#pragma omp barrier
+    }
+    tiles(s, &answer, bytes, weights, y, all * part / sharers, all * (part + 1) / sharers);
+    if (sharers > 1) {
+#pragma omp barrier
+    }
+}
+
+/* y (B, H', W', N) of x (B, H, W, C). A thread does whole pictures; the last ones, fewer than threads, all do together. */
+void convolve_bytes(const struct sizes *s, const float *x, const int8_t *weights, const float *scale, const float *bias,
+                    const int32_t *weight_sum, float *y, uint8_t *work, int threads) {
+    const long of_input = s->height * s->width * s->channels, of_output = s->out_height * s->out_width * s->outputs;
+    const long room = of_picture(s);
+    struct range *ranges = (struct range *)(work + threads * room);
+    const struct answer answer = {scale, bias, weight_sum, NULL, 0, 0, streams(s, y)};
+#pragma omp parallel num_threads(threads)
+    {
+        const long number = omp_get_thread_num(), count = omp_get_num_threads();
+        const long alone = s->pictures - s->pictures % count;
+#pragma omp for schedule(dynamic)
+        for (long i = 0; i < alone; i++)
+            convolve_part(s, answer, x + i * of_input, weights, y + i * of_output, work + number * room,
+                          ranges + number, 0, 1);
+        for (long i = alone; i < s->pictures; i++)
+            convolve_part(s, answer, x + i * of_input, weights, y + i * of_output, work, ranges, number, count);
+    }
+}
+
+#define ROWS_KEPT (384 << 10) /* bytes of activations at a time, which stay in the second cache */
+
+static long rows_at_once(const struct sizes *s) {
+    long tiles = ROWS_KEPT / (TALL * padded(s->channels));
+    return (tiles < 1 ? 1 : tiles > 16 ? 16 : tiles) * TALL;
+}
+
+/* Bytes of scratch for some threads. */
+long multiply_bytes_work(const struct sizes *s, int threads) {
+    return threads * (((rows_at_once(s) + TALL) * (padded(s->channels) + (long)sizeof(float)) + 63) / 64 * 64);
+}
+
+/* y (rows, N) of x (rows, C), each of its rows with a scale of its own: rows are s->width. */
+void multiply_bytes(const struct sizes *s, const float *x, const int8_t *weights, const float *scale, const float *bias,
+                    const int32_t *weight_sum, float *y, uint8_t *work, int threads) {
+    const long tall = rows_at_once(s), channels = padded(s->channels), room = multiply_bytes_work(s, 1);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (long from = 0; from < s->width; from += tall) {
+        float *one = (float *)(work + omp_get_thread_num() * room);
+        uint8_t *bytes = (uint8_t *)(one + tall + TALL);
+        struct sizes part = *s;
+        part.width = part.out_width = s->width - from < tall ? s->width - from : tall;
+        for (long row = 0; row < part.width; row++) {
+            const float *in = x + (from + row) * s->channels;
+            const struct range range = range_of(in, s->channels);
+            const float largest = -range.low > range.high ? -range.low : range.high;
+            one[row] = largest / 127 + 0 * range.low;
+            if (channels > s->channels) memset(bytes + (row + 1) * channels - GROUP, 128, GROUP);
+            bytes_of(in, bytes + row * channels, s->channels, largest < 1e-30f ? 0 : 127 / largest, 128);
+        }
+        const struct answer a = {scale, bias, weight_sum, one, 128, 1, streams(s, y)};
+        tiles(&part, &a, bytes, weights, y + from * s->outputs, 0, tiles_of(&part));
+    }
+}
