@@ -138,9 +138,14 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def says_none(value: Any) -> bool:
+    """Say whether what was given for a setting is None, as such or as it is typed."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))
+
+
 def parse(kind: Any, text: str, dotted: str) -> Any:
     """Turn what was typed after ``key=`` into a value of the field's type."""
-    if text.strip().lower() in ("none", "null"):
+    if says_none(text):
         return _check(kind, None, dotted)
     options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     if any(typing.get_origin(_bare(option)) is tuple for option in options):

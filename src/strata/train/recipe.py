@@ -20,6 +20,7 @@ from strata.config import (
     Probability,
     from_json,
     override,
+    says_none,
     to_json,
 )
 from strata.data.dataset import DataConfig
@@ -141,7 +142,7 @@ class Recipe:
 
     def set(self, settings: Mapping[str, Any]) -> Recipe:
         """Return a copy with dotted keys changed. ``model`` and ``task`` first: they decide which keys exist."""
-        if settings.get("train.steps") is not None and settings.get("train.epochs") is not None:
+        if not says_none(settings.get("train.steps")) and not says_none(settings.get("train.epochs")):
             raise ConfigError("Give either train.steps or train.epochs, not both.")
         recipe = self
         first = ("model", "task", "weights", "weights.source")

@@ -97,6 +97,12 @@ def test_a_wrong_key_or_value_is_refused_with_what_is_right(settings: dict[str, 
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("settings", [{}, {"train.steps": "null"}, {"train.steps": None}], ids=str)
+def test_epochs_take_the_place_of_steps(settings: dict[str, object]) -> None:
+    train = strata.recipe("cifar10", {"train.epochs": "8", **settings}).train
+    assert (train.epochs, train.steps) == (8, None)
+
+
 def test_an_unknown_recipe_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown recipe 'resnt'\. Did you mean 'resnet'"):
         strata.recipe("resnt")
