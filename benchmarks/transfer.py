@@ -5,7 +5,7 @@
 The same network learns the same pictures four ways: from nothing; the whole network from the weights (a new head
 first); the head alone on features computed once (linear probe); the head and small additions (LoRA). Settings are the
 recipes' own: `resnet` with the weights' architecture from nothing, `finetune` from the weights, equal epochs. The log
-holds every run; the picture shows test accuracy against seconds of training.
+holds every run and is named after both data sets; the picture shows test accuracy against seconds of training.
 """
 
 from __future__ import annotations
@@ -22,10 +22,25 @@ from typing import Any
 import rounds
 
 import strata
+from strata import models
+from strata.checkpoint import read_json
 from strata.data import open_data
 from strata.weights import open_weights
 
 WAYS = ("from nothing", "whole network", "linear probe", "LoRA")
+
+
+def origin_of(weights: Path) -> str:
+    """Return the name of the data that weights learned, where they are a run; else their own."""
+    recipe = weights / "recipe.json"
+    return Path(read_json(recipe)["data"]["source"]).name if recipe.is_file() else weights.stem
+
+
+def changed(config: Any, preset: str) -> dict[str, Any]:
+    """Return what a model's config has otherwise than its preset, besides what the data decide."""
+    usual = models.preset(preset)
+    names = {field.name for field in dataclasses.fields(config)} - {"in_channels", "image_size", "num_classes"}
+    return {name: getattr(config, name) for name in sorted(names) if getattr(config, name) != getattr(usual, name)}
 
 
 def settings_of(way: str, options: argparse.Namespace, samples: int) -> tuple[str, dict[str, Any]]:
@@ -43,7 +58,8 @@ def settings_of(way: str, options: argparse.Namespace, samples: int) -> tuple[st
     if way == "from nothing":
         # The weights' own architecture and preparation of pictures, so that only the start differs.
         prepared = {f"data.{key}": value for key, value in weights.preprocess.items()}
-        return "resnet", prepared | common | {"model": options.preset}
+        sizes = {f"model.{name}": value for name, value in changed(weights.config, options.preset).items()}
+        return "resnet", prepared | common | {"model": options.preset} | sizes
     tune = {"whole network": "full", "linear probe": "probe", "LoRA": "lora"}[way]
     return "finetune", common | {"weights": options.weights, "weights.tune": tune}
 
@@ -64,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     dataset = open_data(strata.recipe("resnet", {"data": options.data}).data)
     samples = round(options.share * len(dataset.splits["train"]))
 
-    found = rounds.Measurement("transfer", "test accuracy", True)
+    origin = origin_of(Path(options.weights))
+    found = rounds.Measurement(f"transfer-{origin}-to-{dataset.name}", "test accuracy", True)
     with tempfile.TemporaryDirectory(prefix="strata-benchmark-") as runs:
         for seed in seeds:
             accuracy: dict[str, float] = {}
@@ -82,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 found.settings[way] = {"recipe": name} | {k: v for k, v in settings.items() if "/" not in str(v)}
                 rounds.say(f"seed {seed}  {way:<16} {accuracy[way]:.2%} in {finished['seconds']:.0f} s")
             found.rounds.append(accuracy)
-    found.details |= {"training pictures": samples, "seeds": seeds, "data": dataset.name}
+    found.details |= {"training pictures": samples, "seeds": seeds, "data": dataset.name, "origin": origin}
     found.show()
     found.write(options.logs)
     if options.picture is not None:
@@ -102,7 +119,8 @@ def draw(found: rounds.Measurement, path: Path) -> None:
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(
-        f"{found.details['training pictures']:,} pictures of {found.details['data']}, {len(found.rounds)} seeds"
+        f"{found.details['training pictures']:,} pictures of {found.details['data']}, {len(found.rounds)} seeds; "
+        f"weights of {found.details['origin']}"
     )
     axes.grid(alpha=0.3)
     axes.legend()

@@ -138,18 +138,26 @@ def others(found: dict[str, Any]) -> str:
     return "".join(f", {name} {number(mean, name)}" for name, mean in means.items())
 
 
+def newest_logs() -> dict[str, Path]:
+    """Return the newest log of each benchmark, by its name."""
+    paths = sorted((ROOT / "benchmarks" / "logs").glob("*.json"))
+    return {json.loads(path.read_text(encoding="utf-8"))["benchmark"]: path for path in paths}
+
+
 def transfer() -> str:
-    """Return the table of the newest log of what weights trained before are worth."""
-    path = max((ROOT / "benchmarks" / "logs").glob("transfer-*.json"))
-    log: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = log["details"]
-    metrics = found["test metrics"]
+    """Return the tables of what weights trained before are worth, one for each pair of data sets."""
+    paths = [path for name, path in newest_logs().items() if name.startswith("transfer")]
+    return "\n\n".join(transfer_from(json.loads(path.read_text(encoding="utf-8"))["details"]) for path in paths)
+
+
+def transfer_from(found: dict[str, Any]) -> str:
+    """Return one of them."""
     rows = [
-        f"| {found['training pictures']:,} pictures of {found['data']}, {len(found['seeds'])} seeds "
-        "| test accuracy, mean ± deviation | AUROC | seconds of training, median |",
+        f"| {found['training pictures']:,} pictures of {found['data']}, weights of {found['origin']}, "
+        f"{len(found['seeds'])} seeds | test accuracy, mean ± deviation | AUROC | seconds of training, median |",
         "|---|---|---|---|",
     ]
-    for way, told in metrics.items():
+    for way, told in found["test metrics"].items():
         accuracy, auroc = ([each[name] for each in told] for name in ("accuracy", "auroc"))
         rows.append(
             f"| {way} | {100 * statistics.fmean(accuracy):.2f} % ± {100 * statistics.stdev(accuracy):.2f} "
@@ -161,12 +169,9 @@ def transfer() -> str:
 def speed() -> str:
     """Return the table of the newest log of each benchmark."""
     rows = ["| benchmark | ours | peer | ratio of medians (range over rounds) | log |", "|---|---|---|---|---|"]
-    newest: dict[str, Path] = {}
-    for path in sorted((ROOT / "benchmarks" / "logs").glob("*.json")):
-        if path.name.startswith("transfer"):  # accuracies: on the page of pictures
+    for name, path in newest_logs().items():
+        if name.startswith("transfer"):  # accuracies: on the page of pictures
             continue
-        newest[json.loads(path.read_text(encoding="utf-8"))["benchmark"]] = path
-    for name, path in newest.items():
         for row in rows_of(name, json.loads(path.read_text(encoding="utf-8"))):
             rows.append(f"| {row} | [{path.name}](benchmarks/logs/{path.name}) |")
     return "\n".join(rows)
