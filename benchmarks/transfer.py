@@ -23,7 +23,7 @@ import rounds
 
 import strata
 from strata import models
-from strata.checkpoint import read_json
+from strata.checkpoint.files import read_json
 from strata.data import open_data
 from strata.weights import open_weights
 
