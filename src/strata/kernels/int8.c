@@ -23,8 +23,9 @@
 #define WIDE 2   /* vectors of outputs */
 #define TALL 14  /* places: TALL x WIDE sums stay in registers, and 14 divides the maps of pictures of 224 pixels */
 #define BLOCK (WIDE * LANES)
-#define KEPT (512 << 10) /* bytes of weights */
-#define STREAMED (2 << 20) /* bytes of answers that the caches would not keep until they are read */
+#define WEIGHTS_KEPT (512 << 10) /* bytes at a time, which stay in the second cache with */
+#define ROWS_KEPT (384 << 10)    /* bytes of activations */
+#define STREAMED (2 << 20)       /* bytes of answers that the caches would not keep until they are read */
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < count; i++)
 
@@ -43,7 +44,7 @@ static long of_picture(const struct sizes *s) {
     return ((pixels + TALL * s->stride) * padded(s->channels) + 63) / 64 * 64;
 }
 
-/* Bytes of scratch for some threads. */
+/* Bytes of scratch for some threads: a picture of each, and what each has found of its range. */
 long convolve_bytes_work(const struct sizes *s, int threads) { return threads * (of_picture(s) + 64); }
 
 struct range {
@@ -99,6 +100,18 @@ static void quantize(const struct sizes *s, const float *x, uint8_t *bytes, floa
             bytes_of(in + place * s->channels, y + edge + place * channels, s->channels, factor, zero);
         }
     }
+}
+
+/* Lines of places: how many, how long, and how many tiles each has. */
+struct lines {
+    long count, places, tiles;
+};
+
+static struct lines lines_of(const struct sizes *s) {
+    const int is_one = s->stride == 1;
+    const long width = s->width + 2 * s->padding;
+    const long places = is_one ? (s->out_height - 1) * width + s->out_width : s->out_width;
+    return (struct lines){is_one ? 1 : s->out_height, places, (places + TALL - 1) / TALL};
 }
 
 /* sum (TALL, WIDE) = places times weights of a block: (kernel's places, groups of channels, WIDE, LANES, GROUP) */
@@ -213,22 +226,21 @@ static void write_any(const struct ending *e, const __m512i sum[WIDE], float one
 static void tiles(const struct sizes *s, const struct answer *a, const uint8_t *bytes, const int8_t *weights, float *y,
                   long begin, long end) {
     const long channels = padded(s->channels), width = s->width + 2 * s->padding;
-    const int is_one_line = s->stride == 1;
-    const long places = is_one_line ? (s->out_height - 1) * width + s->out_width : s->out_width;
-    const long in_line = (places + TALL - 1) / TALL, of_output = s->kernel_height * s->kernel_width * channels;
-    const long at_once = of_output * BLOCK > KEPT ? BLOCK : KEPT / (of_output * BLOCK) * BLOCK;
+    const long of_output = s->kernel_height * s->kernel_width * channels;
+    const long at_once = of_output * BLOCK > WEIGHTS_KEPT ? BLOCK : WEIGHTS_KEPT / (of_output * BLOCK) * BLOCK;
+    const struct lines lines = lines_of(s);
     for (long from = 0; from < s->outputs; from += at_once) {
         const long to = from + at_once < s->outputs ? from + at_once : s->outputs;
         for (long tile = begin; tile < end; tile++) {
-            const long line = tile / in_line, first = tile % in_line * TALL;
+            const long line = tile / lines.tiles, first = tile % lines.tiles * TALL;
             const uint8_t *places_at = bytes + s->stride * (line * width + first) * channels;
             for (long n = from; n < to; n += BLOCK) {
                 __m512i sum[TALL][WIDE];
                 multiply(s, places_at, weights + n * of_output, sum);
                 const struct ending e = ending_of(s, a, n);
-                long row = is_one_line ? first / width : line, column = is_one_line ? first % width : first;
-                for (long i = 0; i < TALL && first + i < places; i++, column++) {
-                    if (is_one_line && column == width) row++, column = 0;
+                long row = line + first / width, column = first % width; /* a line of several is no longer than a row */
+                for (long i = 0; i < TALL && first + i < lines.places; i++, column++) {
+                    if (column == width) row++, column = 0;
                     const long place = row * s->out_width + column;
                     if (column < s->out_width)
                         write_any(&e, sum[i], a->one[a->is_each * place], y + place * s->outputs + n);
@@ -239,16 +251,11 @@ static void tiles(const struct sizes *s, const struct answer *a, const uint8_t *
     _mm_sfence();
 }
 
-static long tiles_of(const struct sizes *s) {
-    long width = s->width + 2 * s->padding, is_one_line = s->stride == 1;
-    long places = is_one_line ? (s->out_height - 1) * width + s->out_width : s->out_width;
-    return (places + TALL - 1) / TALL * (is_one_line ? 1 : s->out_height);
-}
-
 /* A picture's share of one of `sharers` threads, which all come here together; `bytes` and `ranges` are theirs. */
 static void convolve_part(const struct sizes *s, struct answer answer, const float *x, const int8_t *weights, float *y,
                           uint8_t *bytes, struct range *ranges, long part, long sharers) {
-    const long of_input = s->height * s->width * s->channels, rows = s->height + 2 * s->padding, all = tiles_of(s);
+    const long of_input = s->height * s->width * s->channels, rows = s->height + 2 * s->padding;
+    const long all = lines_of(s).count * lines_of(s).tiles;
     const long first = of_input * part / sharers, last = of_input * (part + 1) / sharers;
     struct range range = ranges[part] = range_of(x + first, last - first);
     if (sharers > 1) {
@@ -293,8 +300,6 @@ void convolve_bytes(const struct sizes *s, const float *x, const int8_t *weights
     }
 }
 
-#define ROWS_KEPT (384 << 10) /* bytes of activations at a time, which stay in the second cache */
-
 static long rows_at_once(const struct sizes *s) {
     long tiles = ROWS_KEPT / (TALL * padded(s->channels));
     return (tiles < 1 ? 1 : tiles > 16 ? 16 : tiles) * TALL;
@@ -324,6 +329,6 @@ void multiply_bytes(const struct sizes *s, const float *x, const int8_t *weights
             bytes_of(in, bytes + row * channels, s->channels, largest < 1e-30f ? 0 : 127 / largest, 128);
         }
         const struct answer a = {scale, bias, weight_sum, one, 128, 1, streams(s, y)};
-        tiles(&part, &a, bytes, weights, y + from * s->outputs, 0, tiles_of(&part));
+        tiles(&part, &a, bytes, weights, y + from * s->outputs, 0, lines_of(&part).tiles);
     }
 }

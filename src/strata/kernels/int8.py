@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strata.kernels import compiled, cpu_flags
+from strata.kernels.winograd import WinogradConv2d
 
 LEAST_CHANNELS = 16
 """A layer that reads fewer, such as a network's first, stays in fp32: it gains nothing and would lose most."""
+MOST_TERMS = 2**31 // (255 * 127)
+"""Of an output's sum, which is a whole number of 32 bits."""
 ACTIVATIONS = ("", "relu", "gelu", "silu")
 """What a layer's answers may go through before they are written, by the kernel's numbers; "" is nothing."""
 GROUP, BLOCK = 4, 32
@@ -54,17 +57,26 @@ def kernel() -> Any:
     return found
 
 
-def takes_part(layer: nn.Module) -> bool:
-    """Say whether a layer is a convolution that the kernel can do: of one group, alike in both directions."""
-    return (
-        isinstance(layer, nn.Conv2d)
-        and layer.groups == 1
+def in_int8(layer: nn.Module) -> Int8Linear | Int8Conv2d | None:
+    """Return what does a layer's work in int8; None where the kernel cannot.
+
+    It can do linear layers, and convolutions of one group that are alike in both directions.
+    """
+    if type(layer) not in (nn.Linear, nn.Conv2d, WinogradConv2d):  # a subclass may do something else with its weights
+        return None
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    if layer.weight.dtype != torch.float32 or layer.weight[0].numel() > MOST_TERMS:
+        return None
+    if isinstance(layer, nn.Linear):
+        return Int8Linear(layer)
+    can = (
+        layer.groups == 1
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and all(len(set(pair)) == 1 for pair in (layer.stride, layer.padding, layer.dilation))
         and layer.in_channels >= LEAST_CHANNELS
-        and layer.weight.dtype == torch.float32
     )
+    return Int8Conv2d(layer) if can else None
 
 
 class _Int8(nn.Module):
@@ -130,7 +142,7 @@ class Int8Conv2d(_Int8):
     """A convolution (B, C, H, W) to (B, N, H', W') in int8, without a gradient; what comes out is fp32.
 
     Args:
-        layer: the convolution that it does the work of; `takes_part` says whether it can.
+        layer: the convolution that it does the work of; `in_int8` says whether it can.
 
     ``activation`` may be set to one of `ACTIVATIONS`, which the answers go through.
     """

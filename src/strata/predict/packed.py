@@ -208,10 +208,8 @@ def _in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None) -> nn.Mo
     model = copy.deepcopy(model).eval() if example_B is None else ready(model, setup, example_B)
     for owner in list(model.modules()):
         for name, layer in owner.named_children():
-            if type(layer) is nn.Linear:
-                setattr(owner, name, Int8Linear(layer))
-            elif isinstance(layer, nn.Conv2d) and int8.takes_part(layer):
-                setattr(owner, name, Int8Conv2d(layer))
+            if (narrow := int8.in_int8(layer)) is not None:
+                setattr(owner, name, narrow)
     if example_B is None:
         return model
     before, pairs = model(example_B), []

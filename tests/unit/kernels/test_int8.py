@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from strata import models
 from strata.device import decide
-from strata.kernels import int8
-from strata.kernels.int8 import Int8Conv2d, Int8Linear, takes_part
+from strata.kernels import int8, winograd
+from strata.kernels.int8 import Int8Conv2d, Int8Linear, in_int8
 from strata.predict import packed
 from strata.predict.packed import in_bytes
 
@@ -52,7 +52,6 @@ def test_answers_are_those_of_whole_numbers(case: tuple[int, ...], rectified: bo
     layer = nn.Conv2d(channels, outputs, size, stride, padding, dilation, bias=batch != 3)
     x = torch.randn(batch, channels, height, width)
     x = x.relu() if rectified else x
-    assert takes_part(layer)
     y, right, exact = Int8Conv2d(layer)(x), layer(x), whole_numbers(layer, x)
     assert y.shape == right.shape
     assert (y - exact).abs().max() < 1e-6 * right.abs().max()
@@ -148,9 +147,14 @@ def test_a_picture_smaller_than_the_kernel_and_a_gradient_are_refused() -> None:
         Int8Linear(nn.Linear(16, 4))(torch.zeros(1, 8))
 
 
-def test_only_convolutions_that_the_kernel_can_do_take_part() -> None:
-    assert takes_part(nn.Conv2d(16, 4, 3, stride=2, padding=1))
-    assert takes_part(nn.Conv2d(16, 4, (3, 1)))
+def test_only_layers_that_the_kernel_can_do_take_part() -> None:
+    for layer, kind in (
+        (nn.Conv2d(16, 4, 3, stride=2, padding=1), Int8Conv2d),
+        (nn.Conv2d(16, 4, (3, 1)), Int8Conv2d),
+        (winograd.use_in(nn.Conv2d(16, 16, 3, padding=1)), Int8Conv2d),
+        (nn.Linear(3, 4), Int8Linear),
+    ):
+        assert type(in_int8(layer)) is kind
     for layer in (
         nn.Conv2d(3, 64, 7),  # a network's first
         nn.Conv2d(32, 32, 3, groups=32),
@@ -159,8 +163,20 @@ def test_only_convolutions_that_the_kernel_can_do_take_part() -> None:
         nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(32, 32, 3).double(),
         nn.ConvTranspose2d(32, 32, 3),
+        nn.Linear(16, 4).bfloat16(),
+        nn.Linear(int8.MOST_TERMS + 1, 1),
+        nn.ReLU(),
     ):
-        assert not takes_part(layer), layer
+        assert in_int8(layer) is None, layer
+
+
+@needs_kernel
+@torch.no_grad()
+def test_the_longest_sum_does_not_overflow() -> None:
+    layer = nn.Linear(int8.MOST_TERMS, 1, bias=False)
+    layer.weight.fill_(1)
+    for sign in (1, -1):
+        assert Int8Linear(layer)(torch.full((1, int8.MOST_TERMS), sign)).item() == pytest.approx(sign * int8.MOST_TERMS)
 
 
 def small(name: str) -> Any:
