@@ -1,6 +1,7 @@
 """Kernels in C, for what torch does slowly on a CPU: compiled once for the processor at hand, by the user's compiler.
 
-Each is a file beside this one. Without a compiler, or where one fails, torch's own operations serve.
+Each is a file beside this one; ``vectors.h`` is what they share. Without a compiler, or where one fails, torch's own
+operations serve.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def compiled(name: str, options: Sequence[str] = ()) -> ctypes.CDLL | str:
     flags = (*_FLAGS, *options, *_FLAGS_BY_MACHINE.get(platform.machine(), ()))
     depends_on = (
         file.read_bytes(),
+        file.with_name("vectors.h").read_bytes(),
         compiler.encode(),
         repr(flags).encode(),
         repr(sorted(cpu_flags())).encode(),

@@ -1,5 +1,5 @@
-/* Convolutions and linear layers of bytes, for answering, where the processor multiplies them (AVX-512 VNNI): 64
-   products and sums in an instruction, where fp32 has 16.
+/* Convolutions and linear layers of bytes, for answering, where the processor multiplies them (AVX-512 VNNI, AVX-VNNI):
+   four products and sums in the place of one of fp32.
 
    Weights are whole numbers from -127 to 127, a scale for each output. Activations are made bytes picture by picture, or
    row by row, so that an answer does not depend on the batch it comes in: from 0 to 255 of a picture's largest where
@@ -12,29 +12,52 @@
    stride 1 the whole padded picture is one line, of which those at the ends of rows are not written: so small maps fill
    the tiles too. */
 
-#include <immintrin.h>
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
 
-#define LANES 16
-#define GROUP 4  /* bytes that an instruction sums into one number */
-#define WIDE 2   /* vectors of outputs */
-#define TALL 14  /* places: TALL x WIDE sums stay in registers, and 14 divides the maps of pictures of 224 pixels */
+#include "vectors.h"
+
+#define GROUP 4 /* bytes that an instruction sums into one number */
+#define WIDE 2  /* vectors of outputs */
+#ifdef HAS_512
+#define TALL 14 /* places: TALL x WIDE sums stay in registers, and 14 divides the maps of pictures of 224 pixels */
+#else
+#define TALL 6
+#endif
 #define BLOCK (WIDE * LANES)
 #define WEIGHTS_KEPT (512 << 10) /* bytes at a time, which stay in the second cache with */
 #define ROWS_KEPT (384 << 10)    /* bytes of activations */
 #define STREAMED (2 << 20)       /* bytes of answers that the caches would not keep until they are read */
-#define INLINE static inline __attribute__((always_inline))
-#define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < count; i++)
+
+/* sum += four bytes without sign in each place of `a`, times four with sign of `b` */
+INLINE ints four_products(ints sum, ints a, ints b) {
+#if defined(HAS_512)
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVXVNNI__)
+    return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#else
+    return (ints)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#endif
+}
+
+/* Numbers from 0 to 255 as bytes */
+INLINE void put_bytes(uint8_t *p, ints v, long there) {
+#ifdef HAS_512
+    __m128i bytes = _mm512_cvtepi32_epi8((__m512i)v);
+#else
+    __m128i half = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+    __m128i bytes = _mm_packus_epi16(half, half);
+#endif
+    if (there >= LANES) memcpy(p, &bytes, LANES);
+    else memcpy(p, &bytes, there);
+}
+
+/* Outputs that the kernel has in hand at a time, and whose weights lie together. */
+long outputs_of_block(void) { return BLOCK; }
 
 struct sizes {
     int64_t pictures, height, width, channels, out_height, out_width, outputs;
     int64_t kernel_height, kernel_width, stride, padding, dilation, activation;
 };
-
-enum { NONE, RELU, GELU, SILU };
 
 static long padded(long channels) { return (channels + GROUP - 1) / GROUP * GROUP; }
 
@@ -52,29 +75,19 @@ struct range {
 };
 
 static struct range range_of(const float *x, long count) {
-    __m512 low = _mm512_setzero_ps(), high = low, finite = low;
+    floats negative = all(0), high = all(0), finite = all(0);
     for (long i = 0; i < count; i += LANES) {
-        __m512 v = _mm512_maskz_loadu_ps(count - i < LANES ? (1u << (count - i)) - 1 : 0xffff, x + i);
-        low = _mm512_min_ps(low, v), high = _mm512_max_ps(high, v);
-        finite = _mm512_fmadd_ps(v, _mm512_setzero_ps(), finite);
+        floats v = get_some(x + i, count - i, 0);
+        negative = larger(-v, negative), high = larger(v, high), finite += v * 0;
     }
-    float not_finite = _mm512_reduce_add_ps(finite); /* 0, or NaN */
-    return (struct range){_mm512_reduce_min_ps(low) + not_finite, _mm512_reduce_max_ps(high) + not_finite};
+    float not_finite = total(finite); /* 0, or no number */
+    return (struct range){-largest_of(negative) + not_finite, largest_of(high) + not_finite};
 }
 
 static void bytes_of(const float *x, uint8_t *y, long count, float factor, int zero) {
-    const __m512 by = _mm512_set1_ps(factor);
-    const __m512i add = _mm512_set1_epi32(zero), none = _mm512_setzero_si512();
-    long i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), by)), add);
-        _mm_storeu_si128((__m128i *)(y + i), _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, none)));
-    }
-    if (i < count) {
-        __mmask16 there = (1u << (count - i)) - 1;
-        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(there, x + i), by));
-        whole = _mm512_max_epi32(_mm512_add_epi32(whole, add), none);
-        _mm512_mask_cvtusepi32_storeu_epi8(y + i, there, whole);
+    for (long i = 0; i < count; i += LANES) {
+        floats v = get_some(x + i, count - i, 0) * factor;
+        put_bytes(y + i, nearest(larger(v, all(-127))) + zero, count - i); /* what is no number becomes one here */
     }
 }
 
@@ -115,23 +128,21 @@ static struct lines lines_of(const struct sizes *s) {
 }
 
 /* sum (TALL, WIDE) = places times weights of a block: (kernel's places, groups of channels, WIDE, LANES, GROUP) */
-INLINE void multiply(const struct sizes *s, const uint8_t *bytes, const int8_t *weights, __m512i sum[TALL][WIDE]) {
+INLINE void multiply(const struct sizes *s, const uint8_t *bytes, const int8_t *weights, ints sum[TALL][WIDE]) {
     const long channels = padded(s->channels), step = s->stride * channels;
     const long width = s->width + 2 * s->padding;
-    __m512i acc[TALL][WIDE]; /* not `sum` itself, which is read by a number that compilers do not know */
-    EACH(i, TALL) EACH(j, WIDE) acc[i][j] = _mm512_setzero_si512();
+    ints acc[TALL][WIDE]; /* not `sum` itself, which is read by a number that compilers do not know */
+    EACH(i, TALL) EACH(j, WIDE) acc[i][j] = (ints){0};
     for (long ky = 0; ky < s->kernel_height; ky++)
         for (long kx = 0; kx < s->kernel_width; kx++) {
-            const uint8_t *from = bytes + s->dilation * (ky * width + kx) * channels;
-            const uint8_t *at[5] = {from, from + 3 * step, from + 6 * step, from + 9 * step, from + 12 * step};
+            const uint8_t *at[(TALL + 2) / 3]; /* one for three places: there are registers for so many */
+            EACH(i, (TALL + 2) / 3) at[i] = bytes + s->dilation * (ky * width + kx) * channels + 3 * i * step;
             for (long c = 0; c < channels; c += GROUP, weights += GROUP * BLOCK) {
-                __m512i weight[WIDE];
-                EACH(j, WIDE) weight[j] = _mm512_loadu_si512(weights + j * 64);
+                floats weight[WIDE];
+                EACH(j, WIDE) weight[j] = get((const float *)(weights + j * LANES * GROUP));
                 EACH(i, TALL) {
-                    int32_t four;
-                    memcpy(&four, at[i / 3] + i % 3 * step + c, GROUP);
-                    __m512i place = _mm512_set1_epi32(four);
-                    EACH(j, WIDE) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], place, weight[j]);
+                    floats place = spread((const float *)(at[i / 3] + i % 3 * step + c)); /* four bytes */
+                    EACH(j, WIDE) acc[i][j] = four_products(acc[i][j], (ints)place, (ints)weight[j]);
                 }
             }
         }
@@ -152,73 +163,40 @@ static int streams(const struct sizes *s, const float *y) {
 
 /* What a block's sums become: the same for all places. */
 struct ending {
-    __m512i share[WIDE];
-    __m512 scale[WIDE], bias[WIDE];
-    __mmask16 there[WIDE];
-    int activation, streams;
+    ints share[WIDE];
+    floats scale[WIDE], bias[WIDE];
+    long there;
+    int streams;
 };
 
 INLINE struct ending ending_of(const struct sizes *s, const struct answer *a, long first) {
-    struct ending e;
+    struct ending e = {.there = s->outputs - first, .streams = a->streams};
     EACH(j, WIDE) {
-        long n = first + j * LANES, left = s->outputs - n;
-        __mmask16 there = e.there[j] = left <= 0 ? 0 : left < LANES ? (1u << left) - 1 : 0xffff;
-        e.share[j] = _mm512_mullo_epi32(_mm512_maskz_loadu_epi32(there, a->weight_sum + n), _mm512_set1_epi32(a->zero));
-        e.scale[j] = _mm512_maskz_loadu_ps(there, a->scale + n);
-        e.bias[j] = a->bias ? _mm512_maskz_loadu_ps(there, a->bias + n) : _mm512_setzero_ps();
+        const long n = first + j * LANES, left = s->outputs - n;
+        e.share[j] = get_whole(a->weight_sum + n, left) * a->zero;
+        e.scale[j] = get_some(a->scale + n, left, 0);
+        e.bias[j] = a->bias ? get_some(a->bias + n, left, 0) : all(0);
     }
-    e.activation = s->activation;
-    e.streams = a->streams;
     return e;
 }
 
-INLINE __m512 all(float value) { return _mm512_set1_ps(value); }
-
-/* e^x to a few units in the last place */
-INLINE __m512 exponential(__m512 x) {
-    __m512 power = _mm512_mul_ps(x, all(1.44269504f));
-    __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_mul_ps(_mm512_sub_ps(power, whole), all(0.693147181f)), y = all(1.0f / 720);
-    y = _mm512_fmadd_ps(y, r, all(1.0f / 120)), y = _mm512_fmadd_ps(y, r, all(1.0f / 24));
-    y = _mm512_fmadd_ps(y, r, all(1.0f / 6)), y = _mm512_fmadd_ps(y, r, all(0.5f));
-    y = _mm512_fmadd_ps(y, r, all(1)), y = _mm512_fmadd_ps(y, r, all(1));
-    return _mm512_scalef_ps(y, whole);
-}
-
-INLINE __m512 activated(__m512 x, int activation) {
-    if (activation == RELU) return _mm512_max_ps(_mm512_setzero_ps(), x); /* of NaN the second is taken */
-    if (activation == SILU) {
-        __m512 power = exponential(_mm512_max_ps(_mm512_min_ps(all(87), _mm512_sub_ps(_mm512_setzero_ps(), x)), all(-87)));
-        return _mm512_div_ps(x, _mm512_add_ps(all(1), power));
-    }
-    if (activation == GELU) { /* Abramowitz and Stegun 1964, 7.1.26: erf is off by 1.5e-7 at most */
-        __m512 size = _mm512_min_ps(all(9), _mm512_mul_ps(_mm512_abs_ps(x), all(0.707106781f)));
-        __m512 t = _mm512_div_ps(all(1), _mm512_fmadd_ps(size, all(0.3275911f), all(1)));
-        __m512 y = _mm512_fmadd_ps(all(1.061405429f), t, all(-1.453152027f));
-        y = _mm512_fmadd_ps(y, t, all(1.421413741f)), y = _mm512_fmadd_ps(y, t, all(-0.284496736f));
-        y = _mm512_mul_ps(_mm512_fmadd_ps(y, t, all(0.254829592f)), t);
-        y = _mm512_mul_ps(y, exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(size, size)))); /* 1 - |erf| */
-        __m512 half = _mm512_mul_ps(_mm512_mul_ps(x, y), all(0.5f)); /* x times what is beyond */
-        return _mm512_mask_sub_ps(half, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), x, half);
-    }
-    return x;
-}
-
-INLINE void write(const struct ending *e, const __m512i sum[WIDE], float one, float *y, int activation) {
+INLINE void write(const struct ending *e, const ints sum[WIDE], float one, float *y, int activation) {
     EACH(j, WIDE) {
-        __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[j], e->share[j]));
-        v = _mm512_fmadd_ps(v, _mm512_mul_ps(e->scale[j], all(one)), e->bias[j]);
-        v = activated(v, activation);
-        if (e->streams) _mm512_stream_ps(y + j * LANES, v);
-        else _mm512_mask_storeu_ps(y + j * LANES, e->there[j], v);
+        floats v = __builtin_convertvector(sum[j] - e->share[j], floats);
+        v = activated(multiply_add(v, e->scale[j] * one, e->bias[j]), activation);
+        if (e->streams) put_past_caches(y + j * LANES, v);
+        else put_some(y + j * LANES, v, e->there - j * LANES);
     }
 }
 
-static void write_any(const struct ending *e, const __m512i sum[WIDE], float one, float *y) {
-    if (e->activation == NONE) write(e, sum, one, y, NONE);
-    else if (e->activation == RELU) write(e, sum, one, y, RELU);
-    else if (e->activation == GELU) write(e, sum, one, y, GELU);
-    else write(e, sum, one, y, SILU);
+static void write_any(const struct ending *e, const ints sum[WIDE], float one, float *y, long activation) {
+    switch (activation) {
+    case RELU: write(e, sum, one, y, RELU); break;
+    case GELU: write(e, sum, one, y, GELU); break;
+    case GELU_TANH: write(e, sum, one, y, GELU_TANH); break;
+    case SILU: write(e, sum, one, y, SILU); break;
+    default: write(e, sum, one, y, NO_ACTIVATION);
+    }
 }
 
 /* Tiles from `begin` to `end` of a picture, each with all outputs; as many at a time as whose weights stay in the second
@@ -235,7 +213,7 @@ static void tiles(const struct sizes *s, const struct answer *a, const uint8_t *
             const long line = tile / lines.tiles, first = tile % lines.tiles * TALL;
             const uint8_t *places_at = bytes + s->stride * (line * width + first) * channels;
             for (long n = from; n < to; n += BLOCK) {
-                __m512i sum[TALL][WIDE];
+                ints sum[TALL][WIDE];
                 multiply(s, places_at, weights + n * of_output, sum);
                 const struct ending e = ending_of(s, a, n);
                 long row = line + first / width, column = first % width; /* a line of several is no longer than a row */
@@ -243,12 +221,12 @@ static void tiles(const struct sizes *s, const struct answer *a, const uint8_t *
                     if (column == width) row++, column = 0;
                     const long place = row * s->out_width + column;
                     if (column < s->out_width)
-                        write_any(&e, sum[i], a->one[a->is_each * place], y + place * s->outputs + n);
+                        write_any(&e, sum[i], a->one[a->is_each * place], y + place * s->outputs + n, s->activation);
                 }
             }
         }
     }
-    _mm_sfence();
+    end_of_puts();
 }
 
 /* A picture's share of one of `sharers` threads, which all come here together; `bytes` and `ranges` are theirs. */

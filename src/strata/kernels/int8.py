@@ -26,10 +26,10 @@ LEAST_CHANNELS = 16
 """A layer that reads fewer, such as a network's first, stays in fp32: it gains nothing and would lose most."""
 MOST_TERMS = 2**31 // (255 * 127)
 """Of an output's sum, which is a whole number of 32 bits."""
-ACTIVATIONS = ("", "relu", "gelu", "silu")
-"""What a layer's answers may go through before they are written, by the kernel's numbers; "" is nothing."""
-GROUP, BLOCK = 4, 32
-"""Channels that an instruction sums, and outputs that the kernel has in hand at a time."""
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "swiglu", "")
+"""What a layer's answers may go through before they are written, by the kernels' numbers; "" is nothing."""
+GROUP = 4
+"""Channels that an instruction sums."""
 
 
 class _Sizes(ctypes.Structure):
@@ -45,8 +45,8 @@ class _Sizes(ctypes.Structure):
 @functools.cache
 def kernel() -> Any:
     """Return the compiled kernel, or in words why there is none."""
-    if "avx512_vnni" not in cpu_flags():
-        return "the processor lacks AVX-512 VNNI"
+    if cpu_flags().isdisjoint(("avx512_vnni", "avx_vnni")):
+        return "the processor has no instruction for products of bytes (VNNI)"
     found = compiled("int8")
     if isinstance(found, str):
         return found
@@ -54,6 +54,7 @@ def kernel() -> Any:
         work, run = getattr(found, f"{name}_work"), getattr(found, name)
         work.argtypes, work.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_long
         run.argtypes, run.restype = [*(ctypes.c_void_p,) * 8, ctypes.c_int], None
+    found.outputs_of_block.restype = ctypes.c_long
     return found
 
 
@@ -180,8 +181,8 @@ class Int8Conv2d(_Int8):
 
 def activation_of(module: nn.Module) -> str:
     """Return which of `ACTIVATIONS` a module is; empty where it is none of them."""
-    if type(module) is nn.GELU and module.approximate != "none":
-        return ""
+    if type(module) is nn.GELU and module.approximate == "tanh":
+        return "gelu_tanh"
     return {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}.get(type(module), "")
 
 
@@ -190,7 +191,7 @@ def _packed(weight: Tensor) -> Tensor:
 
     (blocks of outputs, height, width, groups of channels, outputs of a block, channels of a group)
     """
-    outputs, channels, height, width = weight.shape
-    weight = F.pad(weight, (0, 0, 0, 0, 0, -channels % GROUP, 0, -outputs % BLOCK))
-    weight = weight.view(-1, BLOCK, weight.shape[1] // GROUP, GROUP, height, width)
+    (outputs, channels, height, width), of_block = weight.shape, kernel().outputs_of_block()
+    weight = F.pad(weight, (0, 0, 0, 0, 0, -channels % GROUP, 0, -outputs % of_block))
+    weight = weight.view(-1, of_block, weight.shape[1] // GROUP, GROUP, height, width)
     return weight.permute(0, 4, 5, 2, 1, 3).contiguous()

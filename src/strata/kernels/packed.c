@@ -11,35 +11,15 @@
    The threads are OpenMP's, the same ones that torch's own work runs on: those of another pool would have to share the
    processors with torch's, which spin for a while after each operation. */
 
-#include <math.h>
 #include <omp.h>
 #include <sched.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
-#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
-#include <immintrin.h>
-#endif
 
-#if defined(__AVX512F__) || !defined(__AVX2__)
-#define LANES 16
-#else
-#define LANES 8
-#endif
+#include "vectors.h"
+
 #define AHEAD 1024 /* bytes, of each stream that is read */
-#define INLINE static inline __attribute__((always_inline))
-#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
 
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-
-INLINE floats read_float(const float *p) {
-    floats v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-#ifdef __AVX512F__ /* what compilers make of the general form here is several times slower */
+#ifdef HAS_512 /* what compilers make of the general form here is several times slower */
 
 INLINE floats wide_bf16(const uint16_t *p) {
     return (floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
@@ -49,13 +29,7 @@ INLINE floats wide_int8(const int8_t *p) {
     return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
-INLINE floats multiply_add(floats a, floats b, floats c) {
-    return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-}
-
-INLINE float total(floats v) { return _mm512_reduce_add_ps((__m512)v); }
-
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(HAS_256)
 
 INLINE floats wide_bf16(const uint16_t *p) {
     return (floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
@@ -63,16 +37,6 @@ INLINE floats wide_bf16(const uint16_t *p) {
 
 INLINE floats wide_int8(const int8_t *p) {
     return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
-}
-
-INLINE floats multiply_add(floats a, floats b, floats c) {
-    return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-}
-
-INLINE float total(floats v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
 }
 
 #else
@@ -91,14 +55,6 @@ INLINE floats wide_int8(const int8_t *p) {
     bytes v;
     memcpy(&v, p, sizeof v);
     return __builtin_convertvector(v, floats);
-}
-
-INLINE floats multiply_add(floats a, floats b, floats c) { return a * b + c; }
-
-INLINE float total(floats v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
 }
 
 #endif
@@ -138,7 +94,7 @@ INLINE float one_fp32(float weight) { return weight; }
         floats wide[ROWS];                                                                                         \
         EACH(r, ROWS) wide[r] = WIDE(w + r * apart + (at));                                                        \
         EACH(m, M) {                                                                                               \
-            floats row = read_float(x + m * k + (at));                                                             \
+            floats row = get(x + m * k + (at));                                                             \
             EACH(r, ROWS) acc[r][m] = multiply_add(wide[r], row, acc[r][m]);                                       \
         }                                                                                                          \
     }
@@ -196,7 +152,7 @@ INLINE void finish(const struct matrix *a, float *y, long c, float sum, int adds
         }                                                                                                          \
     }
 
-PRODUCT(fp32_product, float, read_float, one_fp32)
+PRODUCT(fp32_product, float, get, one_fp32)
 PRODUCT(bf16_product, uint16_t, wide_bf16, one_bf16)
 #ifndef __AVX512VNNI__
 PRODUCT(int8_product, int8_t, wide_int8, one_int8)
@@ -335,7 +291,7 @@ struct norm {
 static float dot(const float *a, const float *b, long n) {
     floats acc = {0};
     long i = 0;
-    for (; i + LANES <= n; i += LANES) acc = multiply_add(read_float(a + i), read_float(b + i), acc);
+    for (; i + LANES <= n; i += LANES) acc = multiply_add(get(a + i), get(b + i), acc);
     float sum = total(acc);
     for (; i < n; i++) sum += a[i] * b[i];
     return sum;
@@ -346,7 +302,7 @@ static void normalize(const struct norm *norm, const float *x, float *y, long n)
     if (norm->is_layer) {
         floats acc = {0};
         long i = 0;
-        for (; i + LANES <= n; i += LANES) acc += read_float(x + i);
+        for (; i + LANES <= n; i += LANES) acc += get(x + i);
         mean = total(acc);
         for (; i < n; i++) mean += x[i];
         mean /= n;
@@ -395,70 +351,16 @@ static void multiplied(struct thread *self, const struct matrix *a, const struct
     share(self, multiply, &job, a->outputs / 8 + (a->outputs % 8 > 0), TILES);
 }
 
-/* These are of LANES numbers at a time, or of as many as there are. */
-
-INLINE floats read_some(const float *p, long there, float beyond) {
-    if (there >= LANES) return read_float(p);
-    floats v = (floats){0} + beyond;
-    memcpy(&v, p, there * sizeof *p);
-    return v;
-}
-
-INLINE void write_some(float *p, floats v, long there) {
-    memcpy(p, &v, there >= LANES ? sizeof v : there * sizeof *p);
-}
-
-INLINE floats whole_numbers(const int32_t *p, long there) {
-    ints v = {0};
-    memcpy(&v, p, there >= LANES ? sizeof v : there * sizeof *p);
-    return __builtin_convertvector(v, floats);
-}
-
-INLINE void write_bytes(int8_t *p, ints v, long there) {
-#ifdef __AVX512F__
+INLINE void put_bytes(int8_t *p, ints v, long there) {
+#ifdef HAS_512
     __m128i narrow = _mm512_cvtepi32_epi8((__m512i)v);
 #else
     int8_t narrow[LANES];
     for (int i = 0; i < LANES; i++) narrow[i] = v[i];
 #endif
-    memcpy(p, &narrow, there >= LANES ? LANES : there);
+    if (there >= LANES) memcpy(p, &narrow, LANES);
+    else memcpy(p, &narrow, there);
 }
-
-INLINE floats all(float value) { return (floats){0} + value; }
-
-INLINE floats where(ints chosen, floats a, floats b) { return (floats)(((ints)a & chosen) | ((ints)b & ~chosen)); }
-
-INLINE floats with_sign(floats size, floats of) {
-    ints sign = (ints)of & INT32_MIN;
-    return (floats)(((ints)size & INT32_MAX) | sign);
-}
-
-/* e^x to about two units in the last place; 0 where it would be less than a normal number. */
-INLINE floats exponential(floats x) {
-    floats in = where(x < all(-87.0f), all(-87.0f), where(x > all(88.0f), all(88.0f), x));
-    ints power = __builtin_convertvector(in * 1.44269504f + with_sign(all(0.5f), in), ints);
-    floats whole = __builtin_convertvector(power, floats);
-    floats r = in - whole * 0.693359375f + whole * 2.12194440e-4f; /* ln 2 in two parts */
-    floats y = all(1.9875691500e-4f);
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    return where(x < all(-87.0f), all(0), y * (floats)((power + 127) << 23));
-}
-
-INLINE floats logistic(floats x) { return 1.0f / (1.0f + exponential(-x)); }
-
-/* Abramowitz and Stegun 1964, 7.1.26: off by 1.5e-7 at most */
-INLINE floats erf_near(floats x) {
-    floats size = with_sign(x, all(1)), t = 1.0f / (1.0f + 0.3275911f * size);
-    floats y = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-    return with_sign(1.0f - y * exponential(-size * size), x);
-}
-
-enum { RELU, GELU, GELU_TANH, SILU, SWIGLU };
 
 struct activate_job {
     float *x; /* (rows, width), and for SwiGLU (rows, 2, width) */
@@ -476,17 +378,10 @@ static void activate(struct thread *self, const void *given, long begin, long en
         float *y = job->y + row * job->width + place;
         begin += n;
         for (long i = 0; i < n; i += LANES) {
-            floats in = read_some(x + i, n - i, 0), out;
-            switch (job->kind) {
-            case RELU: out = where(in < all(0), all(0), in); break;
-            case GELU: out = 0.5f * in * (1 + erf_near(in * 0.70710678f)); break;
-            case GELU_TANH: /* (1 + tanh u) / 2 is the logistic function of 2 u */
-                out = in * logistic(1.59576912f * (in + 0.044715f * in * in * in));
-                break;
-            case SILU: out = in * logistic(in); break;
-            default: out = in * logistic(in) * read_some(x + i + job->width, n - i, 0); break;
-            }
-            write_some(y + i, out, n - i);
+            floats in = get_some(x + i, n - i, 0);
+            floats out = job->kind == SWIGLU ? activated(in, SILU) * get_some(x + i + job->width, n - i, 0)
+                                             : activated(in, job->kind);
+            put_some(y + i, out, n - i);
         }
     }
 }
@@ -545,13 +440,13 @@ static void weighted(const float *p, const float *v, float *y, long n, long widt
         floats acc[4] = {{0}};
         for (long s = 0; s < n; s++) {
             floats share = (floats){0} + p[s];
-            EACH(i, 4) acc[i] = multiply_add(share, read_float(v + s * width + c + i * LANES), acc[i]);
+            EACH(i, 4) acc[i] = multiply_add(share, get(v + s * width + c + i * LANES), acc[i]);
         }
         memcpy(y + c, acc, sizeof acc);
     }
     for (; c + LANES <= width; c += LANES) {
         floats acc = {0};
-        for (long s = 0; s < n; s++) acc = multiply_add((floats){0} + p[s], read_float(v + s * width + c), acc);
+        for (long s = 0; s < n; s++) acc = multiply_add((floats){0} + p[s], get(v + s * width + c), acc);
         memcpy(y + c, &acc, sizeof acc);
     }
     for (; c < width; c++) {
@@ -592,8 +487,8 @@ static void attend(struct thread *self, const void *given, long begin, long end)
         }
         floats sums = {0};
         for (long i = 0; i < count; i += LANES) {
-            floats power = exponential(read_some(score + i, count - i, -INFINITY) - most);
-            write_some(score + i, power, count - i);
+            floats power = exponential(get_some(score + i, count - i, -INFINITY) - most);
+            put_some(score + i, power, count - i);
             sums += power;
         }
         own = exponential(all(own - most))[0];
@@ -688,37 +583,30 @@ int product(const struct matrix *matrix, const float *x, float *y, long rows, in
 
 /* What torch's product of bytes begins with and ends with, for many rows of activations. */
 
-/* Activations (rows, k) as whole numbers, of which each row's largest takes all: of one byte where `low` is NULL, or of
-   two, the second being what the first left over. `one` gets what a number of 1 of the last byte stands for, NaN where
-   a row's are not all finite. */
+/* Activations (rows, k) as whole numbers of two bytes, of which each row's largest takes all; `low` is what `high` left
+   over. `one` gets what a number of 1 of `low` stands for, NaN where a row's are not all finite. */
 void to_bytes(const float *x, int8_t *high, int8_t *low, float *one, long rows, long k, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < rows; row++) {
         const float *in = x + row * k;
         floats most = {0}, finite = {0};
         for (long i = 0; i < k; i += LANES) {
-            floats v = read_some(in + i, k - i, 0), size = with_sign(v, all(1));
-            most = where(size > most, size, most);
+            floats v = get_some(in + i, k - i, 0);
+            most = larger(with_sign(v, all(1)), most);
             finite += v * 0;
         }
-        float largest = 0, steps = low ? 127 * 256 : 127;
-        for (int i = 0; i < LANES; i++) largest = most[i] > largest ? most[i] : largest;
-        float factor = largest < 1e-30f ? 0 : steps / largest;
+        const float largest = largest_of(most), steps = 127 * 256, factor = largest < 1e-30f ? 0 : steps / largest;
         one[row] = largest / steps + total(finite);
         for (long i = 0; i < k; i += LANES) {
-            floats v = read_some(in + i, k - i, 0) * factor;
-            ints whole = __builtin_convertvector(v + with_sign(all(0.5f), v), ints);
-            if (low) {
-                ints rest = whole << 24 >> 24;
-                write_bytes(low + row * k + i, rest, k - i);
-                whole = (whole - rest) >> 8;
-            }
-            write_bytes(high + row * k + i, whole, k - i);
+            ints whole = nearest(larger(get_some(in + i, k - i, 0) * factor, all(-steps)));
+            ints rest = whole << 24 >> 24;
+            put_bytes(low + row * k + i, rest, k - i);
+            put_bytes(high + row * k + i, (whole - rest) >> 8, k - i);
         }
     }
 }
 
-/* y (rows, outputs) of sums of products of bytes, which may lie where y does; `low` may be NULL. */
+/* y (rows, outputs) of sums of products of bytes; it may lie where `high` does. */
 void from_bytes(const struct matrix *a, const int32_t *high, const int32_t *low, const float *one, float *y, long rows,
                 int threads) {
     long n = a->outputs;
@@ -726,10 +614,10 @@ void from_bytes(const struct matrix *a, const int32_t *high, const int32_t *low,
     for (long row = 0; row < rows; row++)
         for (long i = 0; i < n; i += LANES) {
             long there = n - i;
-            floats sum = whole_numbers(high + row * n + i, there);
-            if (low) sum = sum * 256 + whole_numbers(low + row * n + i, there);
-            sum = sum * one[row] * read_some(a->scale + i, there, 0);
-            if (a->bias) sum += read_some(a->bias + i, there, 0);
-            write_some(y + row * n + i, sum, there);
+            floats sum = __builtin_convertvector(get_whole(high + row * n + i, there), floats) * 256;
+            sum += __builtin_convertvector(get_whole(low + row * n + i, there), floats);
+            sum = sum * one[row] * get_some(a->scale + i, there, 0);
+            if (a->bias) sum += get_some(a->bias + i, there, 0);
+            put_some(y + row * n + i, sum, there);
         }
 }

@@ -14,18 +14,12 @@
    multiples of GRAIN. T tiles, P points of a transformed tile: 36 or 16. */
 
 #include <omp.h>
-#include <string.h>
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
-#if defined(__AVX512F__)
-#define LANES 16
-#define WIDE 4 /* vectors of outputs in a product's innermost block */
-#elif defined(__AVX2__)
-#define LANES 8
-#define WIDE 2
+
+#include "vectors.h"
+
+#if LANES == 8
+#define WIDE 2 /* vectors of outputs in a product's innermost block */
 #else
-#define LANES 4
 #define WIDE 4
 #endif
 #define HIGH 6 /* rows of it: HIGH x WIDE sums stay in registers */
@@ -33,47 +27,6 @@
 #define DEEP 128 /* terms of a sum at a time: what they multiply stays in the first cache */
 #define ROW(channels) ((channels) + SKEW)
 #define SKEW 16 /* floats between the points of a scratch, or all would fall into the same places of the cache */
-#define INLINE static inline __attribute__((always_inline))
-#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
-
-typedef float floats __attribute__((vector_size(4 * LANES)));
-
-INLINE floats get(const float *p) {
-    floats v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-INLINE void put(float *p, floats v) { memcpy(p, &v, sizeof v); }
-
-/* Compilers read a float and then spread it over the vector with the unit that multiplies; one load does both. */
-INLINE floats spread(const float *p) {
-#if defined(__AVX512F__)
-    return (floats)_mm512_set1_ps(*p);
-#elif defined(__AVX2__)
-    return (floats)_mm256_broadcast_ss(p);
-#else
-    return (floats){0} + *p;
-#endif
-}
-
-/* To a place that is not read again before the caches are full of other things, and lies at whole vectors. */
-INLINE void put_past_caches(float *p, floats v) {
-#if defined(__AVX512F__)
-    _mm512_stream_ps(p, (__m512)v);
-#elif defined(__AVX2__)
-    _mm256_stream_ps(p, (__m256)v);
-#else
-    put(p, v);
-#endif
-}
-
-/* What other threads need of it has to be done before they are met. */
-INLINE void end_of_puts(void) {
-#if defined(__AVX512F__) || defined(__AVX2__)
-    _mm_sfence();
-#endif
-}
 
 static long least(long a, long b) { return a < b ? a : b; }
 

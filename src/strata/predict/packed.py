@@ -70,8 +70,6 @@ class PackedLinear(nn.Module):
     Args:
         linear: the layer that it does the work of.
         weights: "bf16" or "int8".
-        by_bytes: round activations to 127 steps of each row's largest too, with int8 weights: faster for many rows
-            where the processor multiplies bytes.
     """
 
     weight_NK: Tensor
@@ -79,9 +77,8 @@ class PackedLinear(nn.Module):
     sum_N: Tensor | None
     bias_N: Tensor | None
 
-    def __init__(self, linear: nn.Linear, weights: str, *, by_bytes: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, weights: str) -> None:
         super().__init__()
-        self.by_bytes = by_bytes
         self.out_features, self.in_features = linear.weight.shape
         weight_NK, scale_N, sum_N = linear.weight.detach(), None, None
         if weights == "int8":
@@ -104,7 +101,7 @@ class PackedLinear(nn.Module):
         assert not (torch.is_grad_enabled() and x.requires_grad), "packed weights have no gradient"
         rows, kernel = x.numel() // self.in_features, kernels()
         few = rows <= ROWS_AT_MOST
-        if self.scale_N is not None and (self.by_bytes or not few) and multiplies_bytes():
+        if self.scale_N is not None and not few and multiplies_bytes():
             y = self._by_bytes(x.reshape(rows, self.in_features).float().contiguous(), kernel)
         elif few and not isinstance(kernel, str):
             y = self._by_kernel(x if x.dtype == torch.float32 and x.is_contiguous() else x.float().contiguous(), kernel)
@@ -124,15 +121,15 @@ class PackedLinear(nn.Module):
         return y_MN
 
     def _by_bytes(self, x_MK: Tensor, kernel: Any) -> Tensor:
-        """Make activations bytes: one of each, or else two, whose rounding is little beside that of the weights."""
+        """Make two bytes of each activation, whose rounding is little beside that of the weights."""
         rows, threads = len(x_MK), torch.get_num_threads()
-        parts = [torch.empty(x_MK.shape, dtype=torch.int8) for _ in range(1 if self.by_bytes else 2)]
+        high, low = (torch.empty(x_MK.shape, dtype=torch.int8) for _ in range(2))
         one_M = torch.empty(rows)
-        kernel.to_bytes(x_MK.data_ptr(), *_high_and_low(parts), one_M.data_ptr(), *x_MK.shape, threads)
-        sums = [torch._int_mm(part, self.weight_NK.T) for part in parts]
-        y_MN = sums[0].view(torch.float32)  # in the same place
+        kernel.to_bytes(x_MK.data_ptr(), high.data_ptr(), low.data_ptr(), one_M.data_ptr(), *x_MK.shape, threads)
+        high, low = (torch._int_mm(part, self.weight_NK.T) for part in (high, low))
+        y_MN = high.view(torch.float32)  # in the same place
         matrix = Matrix.of(self.weight_NK, self.bias_N, self.scale_N, self.sum_N)
-        pointers = (*_high_and_low(sums), one_M.data_ptr(), y_MN.data_ptr())
+        pointers = (high.data_ptr(), low.data_ptr(), one_M.data_ptr(), y_MN.data_ptr())
         kernel.from_bytes(ctypes.byref(matrix), *pointers, rows, threads)
         return y_MN
 
@@ -158,11 +155,7 @@ class PackedLinear(nn.Module):
         return y_MN if self.bias_N is None else y_MN.add_(self.bias_N)
 
 
-def _high_and_low(tensors: list[Tensor]) -> tuple[int, int | None]:
-    return tensors[0].data_ptr(), tensors[1].data_ptr() if len(tensors) > 1 else None
-
-
-def packed(model: nn.Module, weights: str, setup: Setup, *, by_bytes: bool = False) -> nn.Module:
+def packed(model: nn.Module, weights: str, setup: Setup) -> nn.Module:
     """Return the network in eval mode with the weights of every `nn.Linear` kept as said, "bf16" or "int8".
 
     All else is shared with the network given. An embedding that an output layer shares its weights with stays as it is:
@@ -172,7 +165,7 @@ def packed(model: nn.Module, weights: str, setup: Setup, *, by_bytes: bool = Fal
     for module in model.modules():
         if type(module) is nn.Linear:  # a subclass may do something else with its weights
             on_cpu = setup.device.type == "cpu"
-            narrow = PackedLinear(module, weights, by_bytes=by_bytes) if on_cpu else copy.deepcopy(module).bfloat16()
+            narrow = PackedLinear(module, weights) if on_cpu else copy.deepcopy(module).bfloat16()
             memo[id(module)] = narrow
     return copy.deepcopy(model, memo).eval()
 
@@ -180,7 +173,8 @@ def packed(model: nn.Module, weights: str, setup: Setup, *, by_bytes: bool = Fal
 def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) -> tuple[nn.Module, Decision]:
     """Return the network with weights and activations of its products in int8, for answering, and what that gains.
 
-    Linear layers take part, and convolutions where the processor has what their kernel needs.
+    Linear layers and convolutions take part. Where the processor does not multiply bytes, the weights of linear layers
+    alone are rounded, and nothing is gained but memory.
 
     Args:
         example_B: any input that the network takes. With it, batch norms and activations become part of the layers
@@ -190,16 +184,13 @@ def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) ->
     """
     if setup.device.type != "cpu":
         raise ConfigError(f"precision=int8 is for the CPU, and the model is on {setup.device}. Use precision=bf16.")
-    kernel, count = int8.kernel(), sum(parameter.numel() for parameter in model.parameters())
-    if isinstance(kernel, str):
-        found = packed(model, "int8", setup, by_bytes=True)
-        inside = sum(module.weight_NK.numel() for module in found.modules() if isinstance(module, PackedLinear))
-    else:
-        found = _in_bytes(model, setup, example_B)
-        inside = sum(module.weights for module in found.modules() if isinstance(module, Int8Conv2d | Int8Linear))
-    gain = "multiplies bytes" if multiplies_bytes() else "does not multiply bytes: it gains nothing here"
-    share = f"{inside / max(1, count):.0%} of the weights are in bytes, the rest stays in fp32"
-    return found, Decision("precision", "int8", f"asked for; the processor {gain}; {share}")
+    if isinstance(why := int8.kernel(), str):
+        return packed(model, "int8", setup), Decision("precision", "int8", f"asked for, and gains nothing: {why}")
+    found = _in_bytes(model, setup, example_B)
+    inside = sum(module.weights for module in found.modules() if isinstance(module, Int8Conv2d | Int8Linear))
+    share = inside / max(1, sum(parameter.numel() for parameter in model.parameters()))
+    reason = f"asked for; {share:.0%} of the weights are in bytes, which the processor multiplies; the rest is in fp32"
+    return found, Decision("precision", "int8", reason)
 
 
 @torch.no_grad()

@@ -24,11 +24,12 @@ from strata.data.dataset import Dataset
 from strata.data.preprocess import ImagePreprocess
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
+from strata.kernels import int8
 from strata.models import build, config_class
 from strata.predict.attention import AttentionMap
 from strata.predict.decode import for_tokens
 from strata.predict.foreign import read_foreign
-from strata.predict.packed import choose_weights, in_bytes, multiplies_bytes
+from strata.predict.packed import choose_weights, in_bytes
 from strata.predict.ready import ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
@@ -77,7 +78,7 @@ class Predictor:
         self.model: nn.Module = self.setup.place(model).eval()
         if by_bytes:
             self.model, decision = in_bytes(self.model, self.setup, _example(self.preprocess))
-            tell = logger.info if multiplies_bytes() else logger.warning
+            tell = logger.warning if isinstance(int8.kernel(), str) else logger.info
             tell("%s: %s (%s)", *dataclasses.astuple(decision))
         self.context = Answering(labels, self.preprocess, self.setup.device)
         self._fast: nn.Module | None = self.model if by_bytes else None

@@ -60,18 +60,17 @@ def test_the_product_is_that_of_the_rounded_weights(way, weights, outputs, input
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [1, 3, 200])
-def test_products_of_bytes_are_those_of_what_was_rounded_and_the_same_in_any_batch(rows):
+def test_many_rows_become_two_bytes_and_are_the_same_in_any_batch():
     if not module.multiplies_bytes():
         pytest.skip("the processor does not multiply bytes")
     linear = _linear(37, 83)
-    ours = PackedLinear(linear, "int8", by_bytes=True)
-    x = torch.randn(rows, 83) * torch.logspace(-3, 3, rows)[:, None]
-    one = x.abs().amax(1, keepdim=True) / 127
+    ours = PackedLinear(linear, "int8")
+    x = torch.randn(200, 83) * torch.logspace(-3, 3, 200)[:, None]
+    one = x.abs().amax(1, keepdim=True) / (127 * 256)
     exact = F.linear((x / one).round() * one, ours.weight_NK * ours.scale_N[:, None], linear.bias)
-    torch.testing.assert_close(ours(x), exact, rtol=1e-4, atol=1e-4)
-    assert torch.equal(ours(x[-1:]), ours(x)[-1:])
-    assert ours(x.index_fill(1, torch.tensor([5]), torch.nan)).isnan().all() and not ours(x * 0 + 0).isnan().any()
+    assert ((ours(x) - exact).abs() < 3e-5 * exact.abs().amax(1, keepdim=True)).all()
+    assert torch.equal(ours(x[100:]), ours(x)[100:])
+    assert ours(x.index_fill(1, torch.tensor([5]), torch.nan)).isnan().all() and not ours(x * 0).isnan().any()
     assert ours(x.bfloat16()).dtype == torch.bfloat16
 
 
