@@ -67,6 +67,8 @@ def _fold_batch_norms(model: nn.Module, example_B: Tensor) -> None:
 def _activate_in_place(model: nn.Module, example_B: Tensor) -> None:
     """Let ReLUs and their like write where they read, if nobody else reads that: half the memory to go through."""
     acts = [module for module in model.modules() if isinstance(module, nn.ReLU | nn.SiLU) and not module.inplace]
+    if not acts:
+        return
     before = model(example_B.clone())
     for act in acts:
         act.inplace = True

@@ -67,3 +67,27 @@ def test_a_convolution_that_someone_else_reads_is_not_folded() -> None:
     fast = ready(model, decide(device="cpu", precision="fp32", model=model), image)
     assert norms(fast) == 1
     torch.testing.assert_close(fast(image), model(image))
+
+
+class ActsOnItsInput(nn.Module):
+    """Its activation reads what the residual sum reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        acted: torch.Tensor = self.act(image_BCHW)
+        return image_BCHW + acted
+
+
+def test_activations_write_in_place_where_nobody_else_reads() -> None:
+    for model, in_place in ((tiny("resnet"), True), (ActsOnItsInput(), False)):
+        example = torch.randn(1, 3, 8, 8)
+        kept = example.clone()
+        fast = ready(model, decide(device="cpu", precision="fp32", model=model), example)
+        acts = [module for module in fast.modules() if isinstance(module, nn.ReLU)]
+        assert acts
+        assert all(act.inplace == in_place for act in acts)
+        assert not any(module.inplace for module in model.modules() if isinstance(module, nn.ReLU))
+        assert torch.equal(example, kept)
