@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,13 +117,14 @@ class SteppingGPT(GPT):
         return x_BTD
 
     def _covers(self, token_BT: Tensor, cache: KVCache) -> bool:
-        config = self.config
+        config, block = self.config, cast(Any, self.blocks[0])
         return (
             token_BT.shape[1] == 1
             and len(token_BT) <= ROWS_AT_MOST
             and not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and (config.mlp == "swiglu" or config.activation in _ACTIVATIONS)
             and head_width_of(config) <= _HEAD_WIDTH_AT_MOST
+            and isinstance(block.mlp.up, nn.Linear | PackedLinear)  # and not of what reads many rows at once
             and (config.positions != "learned" or cache.position < config.context)
             and all(_is_plain(memory) for memory in (cache.key_LBHSK, cache.value_LBHSK, self.token_embedding.weight))
             and not isinstance(kernels(), str)

@@ -77,7 +77,7 @@ class Predictor:
         self.setup: Setup = decide(device=device, precision=products, compile=False, model=model)
         self.model: nn.Module = self.setup.place(model).eval()
         if by_bytes:
-            self.model, decision = in_bytes(self.model, self.setup, _example(self.preprocess))
+            self.model, decision = in_bytes(self.model, self.setup, _example(self.preprocess, self.model))
             tell = logger.warning if isinstance(int8.kernel(), str) else logger.info
             tell("%s: %s (%s)", *dataclasses.astuple(decision))
         self.context = Answering(labels, self.preprocess, self.setup.device)
@@ -234,11 +234,11 @@ class Predictor:
         return self._packed[decision.value], bf16
 
 
-def _example(preprocess: Any) -> Tensor | None:
+def _example(preprocess: Any, model: Any) -> Tensor | None:
     """Return a picture of noise, as a network takes it that reads pictures: (1, C, H, W)."""
     if not isinstance(preprocess, ImagePreprocess):
         return None
-    side = preprocess.image_size or 64
+    side = preprocess.image_size or model.config.image_size
     return torch.randn(1, preprocess.channels, side, side, generator=torch.Generator().manual_seed(0))
 
 

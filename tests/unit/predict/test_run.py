@@ -70,8 +70,20 @@ def test_int8_answers_are_near_and_what_they_cost_can_be_measured(text: strata.R
     assert text.evaluate("validation", precision="int8").metrics["loss"] == pytest.approx(
         text.evaluate("validation").metrics["loss"], rel=0.05
     )
+    assert ours.generate(prompt="abc", tokens=5, temperature=0).text.startswith("abc")
     with pytest.raises(ConfigError, match=r"precision=int4 is not known\. Allowed: auto, fp32, bf16, int8"):
         text.predictor(precision="int4")
+
+
+def test_int8_answers_of_pictures_are_near_in_any_batch(pictures: strata.Run) -> None:
+    digits = np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8)
+    ours, exact = (pictures.predictor(precision=precision) for precision in ("int8", "fp32"))
+    near, right = (list(one.predict(digits, batch_size=4)) for one in (ours, exact))
+    for k, (one, other) in enumerate(zip(near, right, strict=True)):
+        assert one["top"][0]["probability"] == pytest.approx(other["top"][0]["probability"], rel=0.05)
+        alone = next(iter(ours.predict([digits[k]])))
+        assert alone["label"] == one["label"]
+        assert alone["probability"] == pytest.approx(one["probability"], rel=1e-5)  # the first layer is in fp32
 
 
 def test_a_run_generates_what_its_seed_says(text: strata.Run) -> None:

@@ -88,6 +88,8 @@ def test_a_little_training_finds_discs_and_the_run_answers_with_masks(
     truth = np.asarray(Image.open(root / "masks" / "0.png"))
     assert (np.asarray(answer["picture"]) == truth).mean() > 0.97
     assert sum(answer["shares"].values()) == pytest.approx(1.0)
+    near = next(iter(run.predictor(precision="int8").predict([str(root / "images" / "0.png")])))
+    assert (np.asarray(near["picture"]) == truth).mean() > 0.97
 
     done = strata_command("predict", str(run.folder), str(root / "images"), "--out", "made", "--json")
     told = [prediction["file"] for prediction in done.answer["predictions"]]
