@@ -26,8 +26,7 @@ from torch import nn
 
 from strata import models
 from strata.device import decide, multiplies_bf16
-from strata.predict.packed import in_bytes
-from strata.predict.ready import ready
+from strata.predict.ready import in_bytes, ready
 
 SIDE, CLASSES = 224, 1000
 MODELS = ("convnext_tiny", "resnet50", "vit_base")

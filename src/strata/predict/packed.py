@@ -26,9 +26,7 @@ from torch import Tensor, nn
 
 from strata.device import Decision, Setup
 from strata.errors import ConfigError
-from strata.kernels import compiled, cpu_flags, int8
-from strata.kernels.int8 import Int8Conv2d, Int8Linear
-from strata.predict.ready import followed, ready
+from strata.kernels import compiled, cpu_flags
 
 Weights = Literal["auto", "fp32", "bf16", "int8"]
 
@@ -168,56 +166,6 @@ def packed(model: nn.Module, weights: str, setup: Setup) -> nn.Module:
             narrow = PackedLinear(module, weights) if on_cpu else copy.deepcopy(module).bfloat16()
             memo[id(module)] = narrow
     return copy.deepcopy(model, memo).eval()
-
-
-def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) -> tuple[nn.Module, Decision]:
-    """Return the network with weights and activations of its products in int8, for answering, and what that gains.
-
-    Linear layers and convolutions take part. Where the processor does not multiply bytes, the weights of linear layers
-    alone are rounded, and nothing is gained but memory.
-
-    Args:
-        example_B: any input that the network takes. With it, batch norms and activations become part of the layers
-            whose answers they read.
-
-    Raises ConfigError anywhere but on a CPU.
-    """
-    if setup.device.type != "cpu":
-        raise ConfigError(f"precision=int8 is for the CPU, and the model is on {setup.device}. Use precision=bf16.")
-    if isinstance(why := int8.kernel(), str):
-        return packed(model, "int8", setup), Decision("precision", "int8", f"asked for, and gains nothing: {why}")
-    found = _in_bytes(model, setup, example_B)
-    inside = sum(module.weights for module in found.modules() if isinstance(module, Int8Conv2d | Int8Linear))
-    share = inside / max(1, sum(parameter.numel() for parameter in model.parameters()))
-    reason = f"asked for; {share:.0%} of the weights are in bytes, which the processor multiplies; the rest is in fp32"
-    return found, Decision("precision", "int8", reason)
-
-
-@torch.no_grad()
-def _in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None) -> nn.Module:
-    """Return a copy of a network whose layers are those of the kernel, where it has them."""
-    model = copy.deepcopy(model).eval() if example_B is None else ready(model, setup, example_B)
-    for owner in list(model.modules()):
-        for name, layer in owner.named_children():
-            if (narrow := int8.in_int8(layer)) is not None:
-                setattr(owner, name, narrow)
-    if example_B is None:
-        return model
-    before, pairs = model(example_B), []
-    for layer, owner, name in followed(model, example_B, (Int8Conv2d, Int8Linear), (nn.ReLU, nn.GELU, nn.SiLU)):
-        act = getattr(owner, name)
-        if int8.activation_of(act):
-            handle = layer.register_forward_hook(lambda _layer, _inputs, output, act=act: act(output))
-            pairs.append((layer, owner, name, act, handle))
-            setattr(owner, name, nn.Identity())
-    belong = torch.equal(model(example_B), before)  # else someone else reads a layer's answers too
-    for layer, owner, name, act, handle in pairs:
-        handle.remove()
-        if belong:
-            layer.activation = int8.activation_of(act)
-        else:
-            setattr(owner, name, act)
-    return model
 
 
 def choose_weights(asked: str, model: nn.Module, setup: Setup) -> Decision:

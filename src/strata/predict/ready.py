@@ -1,5 +1,7 @@
 """A trained network made ready to answer fast: batch norms folded into convolutions, weights in the precision used.
 
+`ready` changes answers by rounding alone. `in_bytes` is int8, which is asked for.
+
 A batch norm that stands still is one multiplication and one addition for each channel, and so is the end of a
 convolution: the two become one layer. Which convolution a norm follows is seen by running the network once and not
 asked of its code, so that every architecture takes part.
@@ -14,9 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from strata.device import Setup
+from strata.device import Decision, Setup, multiplies_bf16
+from strata.errors import ConfigError
+from strata.kernels import int8
+from strata.kernels.int8 import Int8Conv2d, Int8Linear
+from strata.predict.packed import packed
 
-Types = type[nn.Module] | tuple[type[nn.Module], ...]
+_Types = type[nn.Module] | tuple[type[nn.Module], ...]
 
 CLOSE = 1e-3
 """How far the folded network's answers may lie from the others', as a share of the largest: rounding in fp32."""
@@ -40,11 +46,63 @@ def ready(model: nn.Module, setup: Setup, example_B: Tensor) -> nn.Module:
     return fast
 
 
+def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) -> tuple[nn.Module, Decision]:
+    """Return the network with weights and activations of its products in int8, for answering, and what that gains.
+
+    Linear layers and convolutions take part. Where the processor does not multiply bytes, the weights of linear layers
+    alone are rounded, and nothing is gained but memory.
+
+    Args:
+        example_B: any input that the network takes. With it, batch norms and activations become part of the layers
+            whose answers they read.
+
+    Raises ConfigError anywhere but on a CPU.
+    """
+    if setup.device.type != "cpu":
+        raise ConfigError(f"precision=int8 is for the CPU, and the model is on {setup.device}. Use precision=bf16.")
+    if isinstance(why := int8.kernel(), str):
+        return packed(model, "int8", setup), Decision("precision", "int8", f"asked for, and gains nothing: {why}")
+    found = _in_bytes(model, setup, example_B)
+    inside = sum(module.weights for module in found.modules() if isinstance(module, Int8Conv2d | Int8Linear))
+    share = inside / max(1, sum(parameter.numel() for parameter in model.parameters()))
+    reason = f"asked for; {share:.0%} of the weights are in bytes, which the processor multiplies; the rest is in fp32"
+    if multiplies_bf16(setup.device)[0]:
+        reason += "; precision=bf16, in AMX tiles, may be faster here"
+    return found, Decision("precision", "int8", reason)
+
+
+@torch.no_grad()
+def _in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None) -> nn.Module:
+    """Return a copy of a network whose layers are those of the kernel, where it has them."""
+    model = copy.deepcopy(model).eval() if example_B is None else ready(model, setup, example_B)
+    for owner in list(model.modules()):
+        for name, layer in owner.named_children():
+            if (narrow := int8.in_int8(layer)) is not None:
+                setattr(owner, name, narrow)
+    if example_B is None:
+        return model
+    before, pairs = model(example_B), []
+    for layer, owner, name in _followed(model, example_B, (Int8Conv2d, Int8Linear), (nn.ReLU, nn.GELU, nn.SiLU)):
+        act = getattr(owner, name)
+        if int8.activation_of(act):
+            handle = layer.register_forward_hook(lambda _layer, _inputs, output, act=act: act(output))
+            pairs.append((layer, owner, name, act, handle))
+            setattr(owner, name, nn.Identity())
+    belong = torch.equal(model(example_B), before)  # else someone else reads a layer's answers too
+    for layer, owner, name, act, handle in pairs:
+        handle.remove()
+        if belong:
+            layer.activation = int8.activation_of(act)
+        else:
+            setattr(owner, name, act)
+    return model
+
+
 def _fold_batch_norms(model: nn.Module, example_B: Tensor) -> None:
     """Fold every batch norm that reads a convolution's output, where that leaves the answers as they were."""
     before = model(example_B)
     undo: list[tuple[nn.Module, str, nn.Module, nn.Module, Any, Any]] = []
-    for convolution, owner, name in followed(model, example_B, nn.Conv2d, nn.BatchNorm2d):
+    for convolution, owner, name in _followed(model, example_B, nn.Conv2d, nn.BatchNorm2d):
         norm = getattr(owner, name)
         undo.append((owner, name, norm, convolution, convolution.weight, convolution.bias))
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
@@ -77,7 +135,7 @@ def _activate_in_place(model: nn.Module, example_B: Tensor) -> None:
             act.inplace = False
 
 
-def followed(model: nn.Module, example_B: Tensor, first: Types, second: Types) -> list[tuple[Any, nn.Module, str]]:
+def _followed(model: nn.Module, example_B: Tensor, first: _Types, second: _Types) -> list[tuple[Any, nn.Module, str]]:
     """Return layers whose output a layer of a second type reads, each with that one's owner and its name there.
 
     Layers that are called more than once are left out. Somebody else may read the output too.

@@ -29,8 +29,8 @@ from strata.models import build, config_class
 from strata.predict.attention import AttentionMap
 from strata.predict.decode import for_tokens
 from strata.predict.foreign import read_foreign
-from strata.predict.packed import choose_weights, in_bytes
-from strata.predict.ready import ready
+from strata.predict.packed import choose_weights
+from strata.predict.ready import in_bytes, ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
 from strata.tasks.decoding import Decoding

@@ -16,8 +16,7 @@ from strata import models
 from strata.device import decide
 from strata.kernels import int8, winograd
 from strata.kernels.int8 import Int8Conv2d, Int8Linear, in_int8
-from strata.predict import packed
-from strata.predict.packed import in_bytes
+from strata.predict.ready import in_bytes
 
 NETWORKS = ("resnet18", "vgg11_bn", "densenet_bc_100_12", "wrn_16_4", "efficientnet_b0", "vit_tiny", "convnext_tiny")
 needs_kernel = pytest.mark.skipif(isinstance(int8.kernel(), str), reason=str(int8.kernel()))
@@ -247,7 +246,7 @@ def test_a_relu_stays_where_somebody_else_reads_the_convolution() -> None:
 
 
 def test_without_a_kernel_convolutions_stay_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed.int8, "kernel", lambda: "none here")
+    monkeypatch.setattr(int8, "kernel", lambda: "none here")
     model = models.build(small("resnet18")).eval()
     fast, decision = in_bytes(model, decide(device="cpu", precision="fp32", model=model), torch.rand(1, 3, 32, 32))
     assert not any(isinstance(layer, Int8Conv2d | Int8Linear) for layer in fast.modules())
