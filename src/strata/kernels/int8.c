@@ -166,11 +166,11 @@ struct ending {
     ints share[WIDE];
     floats scale[WIDE], bias[WIDE];
     long there;
-    int streams;
+    int is_whole, streams;
 };
 
 INLINE struct ending ending_of(const struct sizes *s, const struct answer *a, long first) {
-    struct ending e = {.there = s->outputs - first, .streams = a->streams};
+    struct ending e = {.there = s->outputs - first, .is_whole = s->outputs - first >= BLOCK, .streams = a->streams};
     EACH(j, WIDE) {
         const long n = first + j * LANES, left = s->outputs - n;
         e.share[j] = get_whole(a->weight_sum + n, left) * a->zero;
@@ -185,6 +185,7 @@ INLINE void write(const struct ending *e, const ints sum[WIDE], float one, float
         floats v = __builtin_convertvector(sum[j] - e->share[j], floats);
         v = activated(multiply_add(v, e->scale[j] * one, e->bias[j]), activation);
         if (e->streams) put_past_caches(y + j * LANES, v);
+        else if (e->is_whole) put(y + j * LANES, v);
         else put_some(y + j * LANES, v, e->there - j * LANES);
     }
 }

@@ -164,11 +164,23 @@ INLINE floats exponential(floats x) {
 
 INLINE floats logistic(floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
-/* Abramowitz and Stegun 1964, 7.1.26: off by 1.5e-7 at most */
+/* 1 / x to a unit or two in the last place, of numbers that are neither very large nor very small */
+INLINE floats reciprocal(floats x) {
+#if defined(HAS_512)
+    floats near = (floats)_mm512_rcp14_ps((__m512)x);
+    return near * (2 - x * near);
+#else
+    return 1 / x;
+#endif
+}
+
+/* Abramowitz and Stegun 1964, 7.1.28: off by 3e-7 at most */
 INLINE floats erf_near(floats x) {
-    floats size = with_sign(x, all(1)), t = 1.0f / (1.0f + 0.3275911f * size);
-    floats y = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-    return with_sign(1.0f - y * exponential(-size * size), x);
+    floats size = smaller(all(9), with_sign(x, all(1)));
+    floats y = (((4.30638e-5f * size + 2.765672e-4f) * size + 1.520143e-4f) * size + 9.2705272e-3f) * size;
+    y = ((y + 4.22820123e-2f) * size + 7.05230784e-2f) * size + 1;
+    y *= y, y *= y, y *= y, y *= y;
+    return with_sign(1 - reciprocal(y), x);
 }
 
 enum { RELU, GELU, GELU_TANH, SILU, SWIGLU, NO_ACTIVATION };
