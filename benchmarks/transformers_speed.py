@@ -5,12 +5,15 @@
 Models: resnet50, vit_base, convnext_tiny. Modes: inference, training. Both sides have the same sizes, random weights
 and the same random pictures in memory. Theirs is run as it comes (fp32, eager) and at its best: in bf16 where the
 hardware multiplies it, channels-last where it convolves, compiled on a GPU, fused AdamW. Ours is run as
-`strata predict` and `strata train` run it. With --peak the share of the measured matrix peak is told too.
+`strata predict` and `strata train` run it. Every side has a process of its own in every round, because ours tells the
+allocator of its process to keep memory. With --peak the share of the measured matrix peak is told too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -104,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
     parser.add_argument("--batch-size", type=int, help="default 8, on cuda 128")
     parser.add_argument("--steps", type=int, help="timed steps of each side in a round (default 4, on cuda 50)")
     parser.add_argument("--peak", action="store_true", help="measure the matrix peak, and tell the share of it")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(words)
     rounds.settle(options)
     on_gpu, name = options.device == "cuda", options.model
     batch_size = options.batch_size or (2 if options.quick else 128 if on_gpu else 8)
@@ -227,7 +232,19 @@ def main(arguments: Sequence[str] | None = None) -> rounds.Measurement:
     bytes_pay = options.mode == "inference" and not on_gpu
     if bytes_pay:
         sides["strata, int8"] = our_bytes
-    found.alternate(sides, options.rounds)
+    if options.only:
+        print(json.dumps({"rate": sides[options.only](0), "settings": found.settings}))
+        return found
+
+    def apart(side: str) -> float:
+        command = [sys.executable, __file__, *words, "--only", side]
+        said = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
+        found.settings |= said["settings"]
+        return float(said["rate"])
+
+    found.alternate({side: lambda number, side=side: apart(side) for side in sides}, options.rounds)
     found.compare("strata", "transformers", "both at their defaults")
     found.compare("strata", "transformers, best", "both at their best")
     if bytes_pay:
