@@ -242,7 +242,8 @@ class Training:
             while True:
                 if self._save_is_due():
                     self._save()
-                self._stop_if_asked()
+                with self._breaking_off():  # a signal may have come since it was asked whether to save
+                    self._stop_if_asked()
                 if self._evaluation_is_due():
                     with self._breaking_off():
                         self._evaluate()
@@ -356,7 +357,7 @@ class Training:
 
     @contextlib.contextmanager
     def _breaking_off(self) -> Iterator[None]:
-        """Save before an evaluation that a signal broke off is left; a resume does it again from its beginning."""
+        """Save before what a signal broke off is left; a resume does an evaluation again from its beginning."""
         try:
             yield
         except Interrupted:

@@ -390,6 +390,23 @@ def test_a_signal_ends_the_command_with_its_code_and_the_command_that_resumes(
     assert store.steps(tmp_path / "runs" / "iris-1" / "checkpoints")[-1] == answer["steps"]
 
 
+def test_a_signal_right_after_the_question_whether_to_save_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = loop.Training._save_is_due
+
+    def with_a_signal_then(training: loop.Training) -> bool:
+        due = asked(training)
+        if training.state.step == 7:
+            training.signal = signal.SIGTERM
+        return due
+
+    monkeypatch.setattr(loop.Training, "_save_is_due", with_a_signal_then)
+    with pytest.raises(Interrupted, match="Interrupted at step 7; saved"):
+        strata.train("iris", IRIS, runs=tmp_path)
+    assert store.steps(tmp_path / "iris-1" / "checkpoints")[-1] == 7
+
+
 def test_a_run_killed_before_its_first_line_begins_anew(tmp_path: Path, digest: Digest) -> None:
     whole = strata.train("iris", IRIS, runs=tmp_path)
     killed = tmp_path / "killed"
