@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from strata.errors import CheckpointError, UnknownNameError
 from strata.train.optim import (
+    LARGEST_AFTER_CONVOLUTIONS,
     OPTIMIZERS,
     build_optimizer,
     clip_gradients,
@@ -185,6 +186,20 @@ def test_muon_leaves_an_embedding_that_is_tied_to_a_layer_of_any_name_to_adamw()
     net.tokens, net.output = nn.Embedding(7, 8), nn.Linear(8, 7, bias=False)
     net.output.weight = net.tokens.weight
     assert not any(group["is_matrix"] for group in _build(net, "muon").param_groups)
+
+
+def test_muon_leaves_the_largest_layers_after_convolutions_to_adamw() -> None:
+    side = LARGEST_AFTER_CONVOLUTIONS + 1
+    with torch.device("meta"):
+        net = nn.ModuleDict({"fc": nn.Linear(side, side), "narrow": nn.Linear(side, 8), "head": nn.Linear(8, 3)})
+
+        def taken() -> set[str]:
+            chosen = {id(p) for group in _build(net, "muon").param_groups if group["is_matrix"] for p in group["params"]}
+            return {name for name, p in net.named_parameters() if id(p) in chosen}
+
+        assert taken() == {"fc.weight", "narrow.weight"}
+        net["conv"] = nn.Conv2d(3, 4, 3)
+        assert taken() == {"conv.weight", "narrow.weight"}
 
 
 def test_muon_makes_updates_of_adamws_size_with_singular_values_near_one() -> None:
