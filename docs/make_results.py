@@ -10,6 +10,7 @@ import importlib
 import json
 import shlex
 import statistics
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ POINTS = ("bleu", "bleu_lowercase", "chrf", "rouge_1", "rouge_2", "rouge_l")
 """Metrics that are in points of a hundred by their own definition."""
 
 
-NOT_SETTINGS = ("data", "model", "seeds", "train.evaluate_every", "train.log_every", "train.save_every")
+NOT_SETTINGS = (
+    *("data", "model", "seeds", "train.epochs", "train.steps"),
+    *("train.evaluate_every", "train.log_every", "train.save_every"),
+)
 """Words of a command that a table has a column for, or that change no result."""
 
 
@@ -53,26 +57,59 @@ def spread_of(found: dict[str, Any]) -> str:
     return f" ± {100 * deviation:.2f}" if metric in SHARES else f" ± {deviation:.4f}"
 
 
+class Notes:
+    """What a table's rows have in common, told once under it: each text gets a number, or a letter."""
+
+    def __init__(self, title: str, marks: Sequence[str]) -> None:
+        self.title, self.marks = title, marks
+        self.texts: dict[str, str] = {}
+
+    def mark(self, text: str) -> str:
+        """Return the mark of a text; nothing for an empty one."""
+        return self.texts.setdefault(text, self.marks[len(self.texts)]) if text else ""
+
+    def told(self) -> str:
+        """Return the line under the table."""
+        return f"{self.title}: " + "; ".join(f"[{mark}] {text}" for text, mark in self.texts.items()) + "."
+
+
+def sources_and_machines() -> tuple[Notes, Notes]:
+    """Return empty notes on published numbers and on machines."""
+    return Notes("Published", [str(n) for n in range(1, 100)]), Notes("Machines", string.ascii_lowercase)
+
+
+def published_cell(found: dict[str, Any], sources: Notes) -> str:
+    """Return a published number with the mark of its source."""
+    if found["published"] is None:
+        return "—"
+    return f"{number(found['published'], found['metric'])} [{sources.mark(found['source'])}]"
+
+
+def time_cell(found: dict[str, Any], machines: Notes) -> str:
+    """Return the median of the seconds of training, with the mark of the machine."""
+    seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
+    time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{time} [{machines.mark(', '.join(filter(None, (found['machine'], found['note']))))}]"
+
+
 def results() -> str:
     """Return the table of recipes that have a recorded result."""
+    sources, machines = sources_and_machines()
     rows = [
-        "| recipe | metric | published | ours, mean ± deviation | seeds | training, each | machine |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | metric | published | ours, mean ± deviation | seeds | training, each |",
+        "|---|---|---|---|---|---|",
     ]
     for name in RECIPES:
         if not result_file(name).is_file():
             continue
         found: dict[str, Any] = json.loads(result_file(name).read_text(encoding="utf-8"))
         metric = found["metric"]
-        seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
-        published = number(found["published"], metric)
-        if found["published"] is not None:
-            published += f" ({recipe(name).reference.source})"
         rows.append(
-            f"| `{name}` | {found['split']} {metric} | {published} | {number(found['mean'], metric)}{spread_of(found)} "
-            f"| {len(found['seeds'])} | {seconds:.0f} s | {found['machine']} |"
+            f"| `{name}` | {found['split']} {metric} | {published_cell(found, sources)} "
+            f"| {number(found['mean'], metric)}{spread_of(found)} "
+            f"| {len(found['seeds'])} | {time_cell(found, machines)} |"
         )
-    return "\n".join(rows)
+    return "\n".join([*rows, "", sources.told(), "", machines.told()])
 
 
 def architectures(families: Sequence[str]) -> str:
@@ -104,30 +141,27 @@ def layouts(family: str) -> str:
 
 def reached(families: Sequence[str]) -> str:
     """Return the table of every recorded result of some families."""
+    sources, machines = sources_and_machines()
     rows = [
-        "| data | recipe and architecture | published | ours, mean ± deviation | seeds | training, each | machine |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | model | published | ours, mean ± deviation | seeds | passes | training, each | changed settings |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((ROOT / "src" / "strata" / "recipes" / "results").glob("*.json")):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        named = recipe(found["recipe"])
+        words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
+        named = recipe(found["recipe"], {key: value for key, value in words.items() if key != "seeds"})
         if family_of(named.model) not in families:
             continue
-        words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
-        model = words.get("model", family_of(named.model))
-        changed = [f"`{key}={value}`" for key, value in words.items() if key not in NOT_SETTINGS]
-        settings = f", {' '.join(changed)}" if changed else ""
-        metric = found["metric"]
-        seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
-        source = f" ({found['source']})" if found["source"] else ""
-        where = "; ".join(filter(None, (found["machine"], found["note"])))
+        metric, own = found["metric"], f"`{family_of(named.model)}`, the recipe's own"
+        model = f"`{words['model']}`" if "model" in words else own
+        changed = " ".join(f"`{key}={value}`" for key, value in words.items() if key not in NOT_SETTINGS)
+        passes = f"{named.train.epochs:g}" if named.train.epochs is not None else f"{named.train.steps:,} steps"
         rows.append(
-            f"| {Path(words.get('data', named.data.source)).name} | `{found['recipe']}`, {model}{settings} "
-            f"| {number(found['published'], metric)}{source} "
+            f"| `{found['recipe']}` on {Path(named.data.source).name} | {model} | {published_cell(found, sources)} "
             f"| {metric} {number(found['mean'], metric)}{spread_of(found)}{others(found)} "
-            f"| {len(found['seeds'])} | {seconds:.0f} s | {where} |"
+            f"| {len(found['seeds'])} | {passes} | {time_cell(found, machines)} | {changed} |"
         )
-    return "\n".join(rows)
+    return "\n".join([*rows, "", sources.told(), "", machines.told()])
 
 
 def others(found: dict[str, Any]) -> str:
@@ -168,28 +202,26 @@ def transfer_from(found: dict[str, Any]) -> str:
 
 def speed() -> str:
     """Return the table of the newest log of each benchmark."""
-    rows = ["| benchmark | ours | peer | ratio of medians (range over rounds) | log |", "|---|---|---|---|---|"]
+    rows = ["| benchmark | ours | times as fast: ratio of medians (range over rounds) | log |", "|---|---|---|---|"]
     for name, path in newest_logs().items():
         if name.startswith("transfer"):  # accuracies: on the page of pictures
             continue
-        for row in rows_of(name, json.loads(path.read_text(encoding="utf-8"))):
-            rows.append(f"| {row} | [{path.name}](benchmarks/logs/{path.name}) |")
-    return "\n".join(rows)
-
-
-def rows_of(name: str, log: dict[str, Any]) -> list[str]:
-    """Return a benchmark's rows, without the log's name."""
-    found = []
-    for ratio in log["ratios"]:
-        low, high = min(ratio["per_round"]), max(ratio["per_round"])
-        ours, theirs = (statistics.median(r[ratio[side]] for r in log["rounds"]) for side in ("ours", "theirs"))
-        least = "at least " if ratio["at_least"] else ""
-        found.append(
-            f"{name.replace('_', ' ').replace('-', ', ')}, {ratio['what']} "
-            f"| {ours:,.4g} {log['unit']}, {ratio['ours']} | {theirs:,.4g}, {ratio['theirs']} "
-            f"| {least}{ratio['of_medians']:.2f} ({low:.2f} to {high:.2f})"
+        log = json.loads(path.read_text(encoding="utf-8"))
+        ours: dict[str, str] = {}
+        ratios = []
+        for ratio in log["ratios"]:
+            low, high = min(ratio["per_round"]), max(ratio["per_round"])
+            middle = statistics.median(told[ratio["ours"]] for told in log["rounds"])
+            ours[ratio["ours"]] = f"{middle:,.4g} ({ratio['ours'].removeprefix('strata, ')})"
+            least = "at least " if ratio["at_least"] else ""
+            scatter = f" ({low:.2f} to {high:.2f})" if len(ratio["per_round"]) > 1 else " (one round)"
+            ratios.append(f"{ratio['what']} **{least}{ratio['of_medians']:.2f}**{scatter}")
+        title = name.replace("_", " ").replace("-", ", ")
+        rows.append(
+            f"| {title} | {', '.join(ours.values())} {log['unit']} | {'; '.join(ratios)} "
+            f"| [{path.stem.rpartition('-')[2]}](benchmarks/logs/{path.name}) |"
         )
-    return found
+    return "\n".join(rows)
 
 
 def between(text: str, mark: str, content: str) -> str:

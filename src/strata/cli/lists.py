@@ -72,9 +72,10 @@ def verified(console: Console, result: dict[str, Any]) -> None:
     for seed, value, seconds in zip(result["seeds"], result["values"], result["training_seconds"], strict=True):
         table.add_row(str(seed), _number(value, metric), f"{seconds:.1f} s")
     console.print(table, highlight=False)
-    mean, deviation = _number(result["mean"], metric), _number(result["deviation"], metric)
+    mean = _number(result["mean"], metric)
+    spread = f" ± {_number(result['deviation'], metric)}" if len(result["seeds"]) > 1 else ", one seed"
     published = f"published {_number(result['published'], metric)}" if result["published"] else "no published number"
-    console.print(f"{result['recipe']}: {result['split']} {metric} {mean} ± {deviation}; {published}", highlight=False)
+    console.print(f"{result['recipe']}: {result['split']} {metric} {mean}{spread}; {published}", highlight=False)
 
 
 def models(console: Console, answer: Answer, name: str | None) -> None:

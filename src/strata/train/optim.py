@@ -116,7 +116,7 @@ def _decays(parameter: Tensor) -> bool:
 
 
 def _not_for_muon(model: nn.Module) -> set[int]:
-    """Return the ids of the parameters of embeddings, of the output layer and of what is too large after convolutions."""
+    """Return the ids of the parameters of embeddings, of the output layer, and of large layers after convolutions."""
     found: set[int] = set()
     convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
     for name, module in model.named_modules():

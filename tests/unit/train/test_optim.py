@@ -194,7 +194,8 @@ def test_muon_leaves_the_largest_layers_after_convolutions_to_adamw() -> None:
         net = nn.ModuleDict({"fc": nn.Linear(side, side), "narrow": nn.Linear(side, 8), "head": nn.Linear(8, 3)})
 
         def taken() -> set[str]:
-            chosen = {id(p) for group in _build(net, "muon").param_groups if group["is_matrix"] for p in group["params"]}
+            groups = [group for group in _build(net, "muon").param_groups if group["is_matrix"]]
+            chosen = {id(p) for group in groups for p in group["params"]}
             return {name for name, p in net.named_parameters() if id(p) in chosen}
 
         assert taken() == {"fc.weight", "narrow.weight"}
