@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from strata.data.augment import AugmentConfig
+from strata.data.catalog import DATASETS
 from strata.data.dataset import DataConfig
 from strata.models.airbench import AirbenchConfig
 from strata.models.lenet import LeNetConfig
@@ -58,7 +59,11 @@ def fashion_mnist() -> Recipe:
         recipe="fashion-mnist",
         summary="A small, wide residual network on Fashion-MNIST",
         model=ResNetConfig(depths=(1, 1, 1), width=48, stem="cifar"),
-        data=DataConfig(source="fashion-mnist", augment=AugmentConfig(flip=0.5, crop=2)),
+        data=DataConfig(
+            source="fashion-mnist",
+            labels=DATASETS["fashion-mnist"].labels,  # for a copy of your own, which only numbers them
+            augment=AugmentConfig(flip=0.5, crop=2),
+        ),
         task=Classify(label_smoothing=0.1),
         train=TrainConfig(
             epochs=8, batch_size=256, optimizer="muon", learning_rate=0.01, weight_decay=0.05, schedule="one_cycle"

@@ -143,6 +143,7 @@ def test_other_data_takes_neither_the_published_number_nor_the_names_of_the_clas
     known = strata.recipe("pneumonia")
     assert known.reference is not None and known.data.labels == ("normal", "pneumonia")
     assert strata.recipe("pneumonia", data="elsewhere/pneumoniamnist").data.labels == ("normal", "pneumonia")
+    assert strata.recipe("fashion-mnist", data="copies/fashion_mnist").data.labels[9] == "Ankle boot"
     other = strata.recipe("pneumonia", data="breasts.npz")
     assert other.reference is None and other.data.labels == ()
     named = strata.recipe("pneumonia", {"data.labels": "benign,malignant", "data": "breasts.npz"})
