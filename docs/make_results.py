@@ -202,7 +202,10 @@ def transfer_from(found: dict[str, Any]) -> str:
 
 def speed() -> str:
     """Return the table of the newest log of each benchmark."""
-    rows = ["| benchmark | ours | times as fast: ratio of medians (range over rounds) | log |", "|---|---|---|---|"]
+    rows = [
+        "| benchmark | ours | times as fast: ratio of medians (range over rounds) | processor | log |",
+        "|---|---|---|---|---|",
+    ]
     for name, path in newest_logs().items():
         if name.startswith("transfer"):  # accuracies: on the page of pictures
             continue
@@ -218,10 +221,17 @@ def speed() -> str:
             ratios.append(f"{ratio['what']} **{least}{ratio['of_medians']:.2f}**{scatter}")
         title = name.replace("_", " ").replace("-", ", ")
         rows.append(
-            f"| {title} | {', '.join(ours.values())} {log['unit']} | {'; '.join(ratios)} "
+            f"| {title} | {', '.join(ours.values())} {log['unit']} | {'; '.join(ratios)} | {processor(log['machine'])} "
             f"| [{path.stem.rpartition('-')[2]}](benchmarks/logs/{path.name}) |"
         )
     return "\n".join(rows)
+
+
+def processor(machine: dict[str, Any]) -> str:
+    """Return a processor's maker, and the widest products that it has."""
+    maker = next((name for name in ("AMD", "Intel") if name in machine["cpu"]), machine["cpu"])
+    widest = {"amx_bf16": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return ", ".join([maker, *[name for flag, name in widest.items() if flag in machine["features"]][:1]])
 
 
 def between(text: str, mark: str, content: str) -> str:
