@@ -25,7 +25,7 @@ from strata.predict.run import Predictor, Run
 from strata.report import write_report
 from strata.train import loop
 from strata.train.events import Event, Interrupted, Observer, Started
-from strata.train.recipe import Recipe
+from strata.train.recipe import Recipe, data_name
 
 __all__ = ["Recipe", "Run", "create", "export", "load", "predictor", "recipe", "resume", "train", "verify"]
 
@@ -130,10 +130,12 @@ def verify(
     """
     changed = {key: str(value) for key, value in (settings or {}).items()}
     chosen, commit = recipe(name, changed), device.commit()  # of the code that is loaded now
-    reference, digest = chosen.reference, _digest(chosen)
+    reference, resolved = chosen.reference, without_seed(chosen)
+    begun = json.dumps([resolved, chosen.data.source], sort_keys=True)
+    digest = hashlib.sha256(begun.encode()).hexdigest()[:16]
     notes = {seed: Path(runs) / ".verify" / f"{digest}-{seed}.json" for seed in seeds}
-    if kept and kept.get("settings") != digest:
-        raise ConfigError(f"The recorded result of {name} is of other settings. Record all seeds anew, without --add.")
+    if kept and (other := difference(kept.get("resolved"), resolved)):
+        raise ConfigError(f"The recorded result of {name} {other}. Record all seeds anew, without --add.")
     if kept and (twice := set(kept["seeds"]) & set(seeds)):
         raise ConfigError(f"Seed {min(twice)} of {name} is recorded already. Choose others.")
     values, seconds, wall, metric, split = [], [], [], "", ""
@@ -154,7 +156,6 @@ def verify(
     words = [f"{key}={value}" for key, value in changed.items()]
     result = {
         "recipe": name,
-        "settings": digest,
         "metric": metric,
         "split": split,
         "published": reference.published if reference else None,
@@ -171,6 +172,7 @@ def verify(
         "commit": commit,
         "command": shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"]),
         "note": note,
+        "resolved": resolved,
     }
     for note_file in notes.values():
         note_file.unlink(missing_ok=True)
@@ -194,12 +196,29 @@ def _begun(note_file: Path, commit: str, observers: Sequence[Observer]) -> Run |
     return resume(folder, observers=observers)
 
 
-def _digest(of: Recipe) -> str:
-    """Return what two results have in common if they differ by nothing but their seeds."""
-    values = {**of.to_json(), "reference": None}
-    values["train"] = {**values["train"], "seed": None}
-    values["data"] = {**values["data"], "labels": []}  # what classes are called changes no result
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def without_seed(of: Recipe) -> dict[str, Any]:
+    """Return all settings that two results have in common if they differ by nothing but their seeds."""
+    values = {**of.to_json(), "name": "", "summary": "", "reference": None}
+    values["train"] = {**values["train"], "seed": 0}
+    # Where the data lie and what their classes are called changes no result.
+    values["data"] = {**values["data"], "source": data_name(of.data.source), "labels": []}
+    return values
+
+
+def difference(recorded: Mapping[str, Any] | None, resolved: Mapping[str, Any]) -> str:
+    """Return in words what differs from the settings of a recorded result, or nothing.
+
+    A setting that did not exist when it was recorded had what is the default now.
+    """
+    if recorded is None:
+        return "does not say all its settings"
+    try:
+        before = without_seed(Recipe.from_json(recorded))
+    except ConfigError as error:
+        return f"has settings that are no longer there: {error}"
+    old, new = _flat(before), _flat(resolved)
+    changed = next((key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)), None)
+    return "" if changed is None else f"is of {changed}={old.get(changed)}, and this is {new.get(changed)}"
 
 
 def _joined(kept: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:

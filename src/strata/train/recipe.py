@@ -218,9 +218,10 @@ class Recipe:
 
 
 def same_data(one: str, other: str) -> bool:
-    """Say whether two sources go by the same name, be it a name or the last part of a path."""
+    """Say whether two sources go by the same name."""
+    return data_name(one) == data_name(other)
 
-    def plain(source: str) -> str:
-        return Path(source).name.lower().removesuffix(".npz").replace("_", "-")
 
-    return plain(one) == plain(other)
+def data_name(source: str) -> str:
+    """Return what data is called, be it by a name or by the last part of a path."""
+    return Path(source).name.lower().removesuffix(".npz").replace("_", "-")
