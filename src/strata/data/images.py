@@ -241,7 +241,8 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     labels = _check_listing(parts, root)
     if others:
         ignored = ", ".join(f"{count:,} {name}" for name, count in others.most_common(NAMED))
-        notes.append(f"ignored {sum(others.values()):,} files that are not pictures: {ignored}")
+        ignored += ", and others" if len(others) > NAMED else ""
+        notes.append(f"ignored what is no picture: {ignored}")
 
     total = sum(len(listing.files) for listing in parts.values())
     every = 1 if total <= PICTURES_AT_ONCE else -(-total // HEADERS_OF_MANY)

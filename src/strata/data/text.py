@@ -172,7 +172,8 @@ def _read_folder(root: Path, config: DataConfig) -> Corpus:
         notes.append(f"{len(parts.pop('')):,} files beside the given splits are not used")
     if others:
         ignored = ", ".join(f"{count:,} {name}" for name, count in others.most_common(5))
-        notes.append(f"ignored {sum(others.values()):,} files that are not text: {ignored}")
+        ignored += ", and others" if len(others) > 5 else ""
+        notes.append(f"ignored what is no text: {ignored}")
     if not files:
         raise DataError(f"{root} holds no text files. Understood: {', '.join(sorted(EXTENSIONS))}.")
     notes.append(f"read {sum(len(found) for found in parts.values()):,} text files")

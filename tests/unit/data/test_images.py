@@ -154,7 +154,7 @@ def test_files_that_are_no_pictures_are_ignored_and_counted(folder: Path) -> Non
     (folder / "notes.txt").write_text("hello")
     (folder / "red" / "labels.xml").write_text("<a/>")
     (folder / "red" / ".hidden").write_text("")
-    assert any("ignored 2 files that are not pictures" in note for note in read(folder).notes)
+    assert any("ignored what is no picture: 1 .txt, 1 .xml" in note for note in read(folder).notes)
 
 
 def test_pictures_without_class_folders_have_no_target(tmp_path: Path) -> None:

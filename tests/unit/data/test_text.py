@@ -72,7 +72,7 @@ def test_a_folder_is_read_in_order_with_its_given_splits(tmp_path: Path) -> None
     data = read(tmp_path, test=0)
     assert data.tokenizer.decode(tokens(data, "train")) == "first\nsecond\n"
     assert data.tokenizer.decode(tokens(data, "validation")) == "held out\n"
-    assert "ignored 1 files that are not text: 1 .bin" in data.notes
+    assert "ignored what is no text: 1 .bin" in data.notes
 
 
 def test_text_that_is_not_utf8_is_refused_with_file_and_byte(tmp_path: Path) -> None:
