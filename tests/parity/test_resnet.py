@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from strata.errors import WeightsError
-from strata.models.resnet import PRESETS
+from strata.models.resnet import PRESETS, ResNetConfig
 from strata.weights.resnet import config_from, config_to
 
 transformers = pytest.importorskip("transformers")
@@ -55,9 +55,14 @@ def test_a_setting_that_ours_lacks_is_refused_by_name(changes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("resnet20", "stem"), ("wide_resnet50_2", "inner_width"), ("resnet18", "activation")]
+    ("config", "key"),
+    [
+        (PRESETS["resnet20"], "stem"),
+        (PRESETS["wide_resnet50_2"], "inner_width"),
+        (dataclasses.replace(PRESETS["resnet50"], groups=2), "groups"),
+        (dataclasses.replace(PRESETS["resnet18"], activation="gelu"), "activation"),
+    ],
 )
-def test_a_setting_that_theirs_lacks_is_refused_by_name(name: str, key: str) -> None:
-    config = dataclasses.replace(PRESETS[name], activation="gelu") if key == "activation" else PRESETS[name]
+def test_a_setting_that_theirs_lacks_is_refused_by_name(config: ResNetConfig, key: str) -> None:
     with pytest.raises(WeightsError, match=f"In transformers, ResNet with {key}=.* is not supported; only"):
         config_to(config)

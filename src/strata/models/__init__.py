@@ -44,8 +44,9 @@ _add(
 _add(
     "resnet",
     "strata.models.resnet:ResNet",
-    "Residual networks, He et al. 2016",
+    "Residual networks, He et al. 2016; ResNeXt, Xie et al. 2017",
     "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 "
+    "resnext50_32x4d resnext101_32x8d "
     "resnet20 resnet32 resnet44 resnet56 resnet110",
 )
 _add(

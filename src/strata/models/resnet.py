@@ -1,8 +1,10 @@
 """Residual networks: every block adds to its input what it learned, so that a hundred layers train as well as ten.
 
 Paper: He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", Table 1 (ImageNet) and section 4.2
-(CIFAR). Unusual here: small pictures get the CIFAR stem by themselves, for the ImageNet stem would leave of a 32 x 32
-picture a single pixel. Blocks that normalise first are in preresnet.py.
+(CIFAR). ResNeXt is the same with 3x3 convolutions in groups: Xie, Girshick, Dollar, Tu and He 2017, "Aggregated
+residual transformations for deep neural networks", Table 1. Unusual here: small pictures get the CIFAR stem by
+themselves, for the ImageNet stem would leave of a 32 x 32 picture a single pixel. Blocks that normalise first are in
+preresnet.py.
 
 B samples, C channels, H and W pixels, K classes.
 """
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strata.config import Positive, Probability
+from strata.errors import ConfigError
 from strata.layers.activations import Activation, activation
 from strata.layers.stem import Stem, stem
 
@@ -32,6 +35,8 @@ class ResNetConfig:
     """Channels of the first stage."""
     inner_width: Positive = 1
     """How many times wider the blocks are inside, and not where they end (Zagoruyko and Komodakis 2016, Table 8)."""
+    groups: Positive = 1
+    """Of the 3x3 convolution of a bottleneck block: paths that do not see each other (Xie et al. 2017, section 3.3)."""
     shortcut: Literal["projection", "zero_pad"] = "projection"
     """Where a block changes shape: a 1x1 convolution (option B), or zeros for the new channels (option A)."""
     stem: Stem = "auto"
@@ -60,6 +65,8 @@ PRESETS = {
     "resnet152": ResNetConfig(depths=(3, 8, 36, 3), block="bottleneck"),
     "wide_resnet50_2": ResNetConfig(depths=(3, 4, 6, 3), block="bottleneck", inner_width=2),
     "wide_resnet101_2": ResNetConfig(depths=(3, 4, 23, 3), block="bottleneck", inner_width=2),
+    "resnext50_32x4d": ResNetConfig(depths=(3, 4, 6, 3), block="bottleneck", inner_width=2, groups=32),
+    "resnext101_32x8d": ResNetConfig(depths=(3, 4, 23, 3), block="bottleneck", inner_width=4, groups=32),
     "resnet20": _cifar(3),
     "resnet32": _cifar(5),
     "resnet44": _cifar(7),
@@ -83,6 +90,8 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
+        if config.groups > 1 and config.block == "basic":
+            raise ConfigError(f"model.groups={config.groups} is of bottleneck blocks; these are basic ones.")
         self.stem = stem(config.stem, config.image_size, config.in_channels, config.width, config.activation)
         block = BasicBlock if config.block == "basic" else BottleneckBlock
         self.stages = nn.Sequential()
@@ -152,7 +161,7 @@ class BottleneckBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)
         self.act1 = activation(config.activation)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=config.groups, bias=False)
         self.norm2 = nn.BatchNorm2d(inner)
         self.act2 = activation(config.activation)
         self.conv3 = nn.Conv2d(inner, width * self.expansion, 1, bias=False)

@@ -36,7 +36,13 @@ def config_from(theirs: dict[str, Any]) -> ResNetConfig:
 def config_to(ours: ResNetConfig) -> dict[str, Any]:
     """Return the Hugging Face ``config.json`` of our config. Raises WeightsError for a setting that theirs lacks."""
     settings = Settings(asdict(ours) | {"stem": resolve(ours.stem, ours.image_size)}, "In transformers, ResNet")
-    for key, only in {"stem": "imagenet", "shortcut": "projection", "inner_width": 1, "activation": "relu"}.items():
+    for key, only in {
+        "stem": "imagenet",
+        "shortcut": "projection",
+        "inner_width": 1,
+        "groups": 1,
+        "activation": "relu",
+    }.items():
         settings.must(key, only)
     expansion = 4 if ours.block == "bottleneck" else 1
     return {

@@ -26,6 +26,8 @@ COUNTS = {
     "resnet101": 44_549_160,
     "resnet152": 60_192_808,
     "wide_resnet50_2": 68_883_240,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
     "wide_resnet101_2": 126_886_696,
     "densenet121": 7_978_856,
     "densenet161": 28_681_000,

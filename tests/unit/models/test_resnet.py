@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from strata import models
+from strata.errors import ConfigError
 from strata.models.resnet import TINY, ResNet, ResNetConfig, ZeroPad
 
 
@@ -59,6 +60,17 @@ def test_a_network_wide_inside_ends_its_blocks_as_before(block: str) -> None:
     plain, wide = ResNet(config).stages[1][0], ResNet(dataclasses.replace(config, inner_width=3)).stages[1][0]
     assert wide.conv1.out_channels == 3 * plain.conv1.out_channels
     assert wide.last_norm.num_features == plain.last_norm.num_features
+
+
+def test_groups_do_not_see_each_other() -> None:
+    block = ResNet(dataclasses.replace(TINY, inner_width=2, groups=4)).stages[0][0]
+    with torch.no_grad():
+        before, changed = torch.randn(1, 8, 5, 5), torch.zeros(1, 8, 5, 5)
+        changed[:, :2] = 1
+        moved = block.conv2(before + changed) != block.conv2(before)
+    assert moved[:, :2].any() and not moved[:, 2:].any()
+    with pytest.raises(ConfigError, match=r"model.groups=4 is of bottleneck blocks"):
+        ResNet(dataclasses.replace(TINY, block="basic", groups=4))
 
 
 def test_recorded_names_of_tensors_do_not_change() -> None:
