@@ -78,11 +78,20 @@ def sources_and_machines() -> tuple[Notes, Notes]:
     return Notes("Published", [str(n) for n in range(1, 100)]), Notes("Machines", string.ascii_lowercase)
 
 
+def words_of(found: dict[str, Any]) -> dict[str, str]:
+    """Return the settings in a result's command."""
+    return dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
+
+
 def published_cell(found: dict[str, Any], sources: Notes) -> str:
-    """Return a published number with the mark of its source."""
-    if found["published"] is None:
-        return "—"
-    return f"{number(found['published'], found['metric'])} [{sources.mark(found['source'])}]"
+    """Return a published number with the mark of its source; of other data only if it is said."""
+    value, source, words = found["published"], found["source"], words_of(found)
+    of_own_data = recipe(found["recipe"], {"model": words["model"]} if "model" in words else {})
+    if value is None and of_own_data.reference is not None and of_own_data.reference.published is not None:
+        value, source = of_own_data.reference.published, of_own_data.reference.source
+        if "data" in words:
+            source += f"; of {of_own_data.data.source}, and ours is of {Path(words['data']).name}"
+    return "—" if value is None else f"{number(value, found['metric'])} [{sources.mark(source)}]"
 
 
 def time_cell(found: dict[str, Any], machines: Notes) -> str:
@@ -148,7 +157,7 @@ def reached(families: Sequence[str]) -> str:
     ]
     for path in sorted((ROOT / "src" / "strata" / "recipes" / "results").glob("*.json")):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
+        words = words_of(found)
         named = recipe(found["recipe"], {key: value for key, value in words.items() if key != "seeds"})
         if family_of(named.model) not in families:
             continue
