@@ -56,7 +56,8 @@ def check_parity(tmp_path: Path) -> Callable[..., Any]:
         assert all(torch.equal(theirs[name], written[name]) for name in theirs)
         again = type(reference).from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
         with torch.no_grad():
-            assert torch.equal(again(image_BCHW).logits, logits)
+            # not to the bit: some libraries round by where in memory a tensor lies
+            torch.testing.assert_close(again(image_BCHW).logits, logits, rtol=TOLERANCE, atol=TOLERANCE)
         for name, value in reference.state_dict().items():
             assert torch.equal(again.state_dict()[name], value), name
         return ours

@@ -112,7 +112,8 @@ def test_outputs_equal_those_of_transformers_and_the_weights_return_bit_equal(
     assert all(torch.equal(before[name], value) for name, value in after.items())
     without_pooler = {"add_pooling_layer": False} if ending == "Model" and family != "DistilBert" else {}
     again = type(theirs).from_pretrained(back, dtype=torch.float64, **without_pooler).eval()
-    assert torch.equal(answer(again, *batch(family)), answer(theirs, *batch(family)))
+    found_again, expected_again = answer(again, *batch(family)), answer(theirs, *batch(family))
+    torch.testing.assert_close(found_again, expected_again, rtol=TOLERANCE, atol=TOLERANCE)
     classes = {"num_labels": found.config.num_classes}
     assert config_from(config_to(found.config) | classes) == found.config
 
@@ -270,7 +271,7 @@ def test_pooling_beside_the_weights_makes_a_model_of_sentences_and_returns(
     again = strata.load(weights.write_huggingface(tmp_path / "ours", model))
     assert again.config == model.config
     token_BT, mask_BT, _ = batch("Bert")
-    assert torch.equal(again(token_BT, mask_BT), model(token_BT, mask_BT))
+    torch.testing.assert_close(again(token_BT, mask_BT), model(token_BT, mask_BT))
     assert [module["path"] for module in json.loads((tmp_path / "ours" / "modules.json").read_text())] == [
         "",
         "1_Pooling",

@@ -199,7 +199,13 @@ class RecurrentLayer(nn.Module):
         # has biases, layers, dropout, keeps what a backward pass needs, bidirectional, batch first
         options = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
         if self.cell == "lstm":
-            y_BTH, hidden_1BH, cell_1BH = torch.lstm(x_BTD, (state_NBH[:1], state_NBH[1:]), weights, *options)
+            before = state_NBH[:1], state_NBH[1:]
+            if _lacks_bf16_lstm(x_BTD):
+                with torch.autocast("cpu", enabled=False):
+                    y_BTH, hidden_1BH, cell_1BH = torch.lstm(x_BTD.float(), before, weights, *options)
+                y_BTH = y_BTH.bfloat16()
+            else:
+                y_BTH, hidden_1BH, cell_1BH = torch.lstm(x_BTD, before, weights, *options)
         else:
             kernels = {"gru": torch.gru, "tanh": torch.rnn_tanh, "relu": torch.rnn_relu}
             kernel = kernels["gru" if self.cell == "gru" else self.activation]
@@ -209,6 +215,13 @@ class RecurrentLayer(nn.Module):
             hidden_BH = torch.where((length_B > 0)[:, None], y_BTH.gather(1, last_BTH)[:, 0], state_NBH[0])
             hidden_1BH = hidden_BH[None]
         return y_BTH, torch.cat([hidden_1BH, cell_1BH]) if self.cell == "lstm" else hidden_1BH
+
+
+def _lacks_bf16_lstm(x: Tensor) -> bool:
+    """Say whether autocast would ask a CPU for an LSTM in bf16 that it has not: oneDNN's needs AVX-512, and raises."""
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    return torch.get_autocast_dtype("cpu") == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class LockedDropout(nn.Dropout):

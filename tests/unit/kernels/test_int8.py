@@ -159,6 +159,7 @@ def test_a_picture_smaller_than_the_kernel_and_a_gradient_are_refused() -> None:
         Int8Linear(nn.Linear(16, 4))(torch.zeros(1, 8))
 
 
+@needs_kernel
 def test_only_layers_that_the_kernel_can_do_take_part() -> None:
     for layer, kind in (
         (nn.Conv2d(16, 4, 3, stride=2, padding=1), Int8Conv2d),
