@@ -33,10 +33,10 @@ OPTIMIZERS: dict[str, str] = {
     "muon": "Orthogonalised momentum for matrices and filters, AdamW for the rest (Jordan et al. 2024)",
 }
 _MOMENTUM = {"momentum": 0.9, "nesterov": 0.9, "rmsprop": 0.0, "muon": 0.95}
-LARGEST_AFTER_CONVOLUTIONS = 2048
-"""Shorter side of the largest matrix that Muon takes in a network of convolutions. Such a matrix reads one row for each
-picture, and to orthogonalise AlexNet's and VGG's of 4096 took 35 and 69 seconds a step on one core, where the rest of
-the step took 5."""
+TOO_LARGE_AFTER_CONVOLUTIONS = 2048
+"""Shorter side from which Muon leaves a matrix to AdamW in a network of convolutions. Such a matrix reads one row for
+each picture, and to orthogonalise AlexNet's and VGG's of 4096 took 35 and 69 seconds a step on one core, one of 2048
+by 4096 took 5, where the rest of the step took 5."""
 
 
 def canonical(name: str) -> str:
@@ -122,10 +122,10 @@ def _not_for_muon(model: nn.Module) -> set[int]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             found |= {id(p) for p in module.parameters(recurse=False)}
-        elif convolutional and isinstance(module, nn.Linear) and min(module.weight.shape) > LARGEST_AFTER_CONVOLUTIONS:
-            found.add(id(module.weight))
         elif name.rsplit(".", 1)[-1] == "head":
             found |= {id(p) for p in module.parameters()}
+        elif convolutional and isinstance(module, nn.Linear):
+            found |= {id(p) for p in (module.weight,) if min(p.shape) >= TOO_LARGE_AFTER_CONVOLUTIONS}
     return found
 
 

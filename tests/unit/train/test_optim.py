@@ -11,8 +11,8 @@ from torch.nn import Parameter
 
 from strata.errors import CheckpointError, UnknownNameError
 from strata.train.optim import (
-    LARGEST_AFTER_CONVOLUTIONS,
     OPTIMIZERS,
+    TOO_LARGE_AFTER_CONVOLUTIONS,
     build_optimizer,
     clip_gradients,
     load_optimizer_tensors,
@@ -189,7 +189,7 @@ def test_muon_leaves_an_embedding_that_is_tied_to_a_layer_of_any_name_to_adamw()
 
 
 def test_muon_leaves_the_largest_layers_after_convolutions_to_adamw() -> None:
-    side = LARGEST_AFTER_CONVOLUTIONS + 1
+    side = TOO_LARGE_AFTER_CONVOLUTIONS
     with torch.device("meta"):
         net = nn.ModuleDict({"fc": nn.Linear(side, side), "narrow": nn.Linear(side, 8), "head": nn.Linear(8, 3)})
 
