@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from strata.errors import UnavailableError
-from strata.kernels import cpu_flags, winograd
+from strata.kernels import cpu_flags, sampled, winograd
 
 COMPILE_PAYS_AFTER_STEPS = 2000
 """A GPU run at least this long earns back the seconds that compiling takes."""
@@ -65,6 +65,7 @@ class Setup:
         model = model.to(self.device)
         if self.device.type == "cpu" and self.channels_last:
             keep_freed_memory()
+            sampled.use_in(model)
         if self.winograd:
             winograd.use_in(model)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model

@@ -1,7 +1,7 @@
 """Kernels in C, for what torch does slowly on a CPU: compiled once for the processor at hand, by the user's compiler.
 
 Each is a file beside this one; ``vectors.h`` is what they share. Without a compiler, or where one fails, torch's own
-operations serve.
+operations serve. `sampled` needs none: it keeps away from what torch does wrongly there.
 """
 
 from __future__ import annotations

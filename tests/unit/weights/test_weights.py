@@ -134,7 +134,7 @@ def test_a_model_without_counterpart_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_trained_run_is_exported_and_read_back(tmp_path: Path) -> None:
-    settings = {"model": "resnet18", "model.width": 16, "model.stem": "imagenet", "data.image_size": 32}
+    settings = {"model": "resnet18", "model.width": 4, "model.stem": "imagenet", "data.image_size": 32}
     run = strata.train("digits", {**settings, "train.steps": 2, "data.limit": 100}, runs=tmp_path)
     out = strata.export(run.folder, "huggingface", tmp_path / "out")
     found = weights.open_weights(out)
