@@ -10,7 +10,7 @@ from pathlib import Path
 def strata(*words: str) -> None:
     """Show a command and run it."""
     print(f"\n$ strata {' '.join(words)}", flush=True)
-    subprocess.run([sys.executable, "-m", "strata.cli.main", *words], check=True)
+    subprocess.run([sys.executable, "-m", "strata", *words], check=True)
 
 
 def main() -> None:

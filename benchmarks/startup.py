@@ -26,7 +26,7 @@ BARS = {"strata --help": 0.3, "import strata": 0.1}
 def commands() -> dict[str, list[str]]:
     """Return what is timed."""
     script = Path(sys.executable).with_name("strata")
-    strata = [str(script)] if script.exists() else [sys.executable, "-m", "strata.cli.main"]
+    strata = [str(script)] if script.exists() else [sys.executable, "-m", "strata"]
     return {
         "strata --help": [*strata, "--help"],
         "import strata": [sys.executable, "-c", "import strata"],

@@ -96,7 +96,7 @@ def published_cell(found: dict[str, Any], sources: Notes) -> str:
 
 def time_cell(found: dict[str, Any], machines: Notes) -> str:
     """Return the median of the seconds of training, with the mark of the machine."""
-    seconds = sorted(found["training_seconds"])[len(found["seeds"]) // 2]
+    seconds = statistics.median(found["training_seconds"])
     time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
     return f"{time} [{machines.mark(', '.join(filter(None, (found['machine'], found['note']))))}]"
 

@@ -120,7 +120,7 @@ def _start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
     if words[0] == "train":
         shutil.rmtree(folder / "runs", ignore_errors=True)
     with (folder / "output.txt").open("wb") as output:
-        command = [sys.executable, "-m", "strata.cli.main", *words]
+        command = [sys.executable, "-m", "strata", *words]
         return subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
 
 

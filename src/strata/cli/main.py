@@ -382,7 +382,3 @@ def refuse(reason: str) -> NoReturn:
     if "--json" in sys.argv:
         answer({"error": reason})
     sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,17 @@
-"""Files as text, and their bad bytes named."""
+"""Files as text, their bad bytes named; and what a folder holds beside the files that are wanted, in words."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
+from collections import Counter
 from pathlib import Path
 
 from strata.data.tokens import one_newline
 from strata.errors import DataError
+
+NAMED = 5
+"""Of many things, how many are named in a line."""
 
 
 def read_text(path: Path, encoding: str = "utf-8", most: int | None = None) -> str:
@@ -38,3 +42,14 @@ def read_text(path: Path, encoding: str = "utf-8", most: int | None = None) -> s
             f"iconv -f {looks} -t UTF-8 {path.name} > new.txt (or name it: data.encoding={looks})"
         ) from None
     return one_newline(text.removeprefix("\ufeff"))
+
+
+def ignored(others: Counter[str], what: str) -> list[str]:
+    """Return a line on the files that are not ``what``, the most frequent first; none where there are none.
+
+    Args:
+        others: how many files of each extension, or other words.
+    """
+    told = ", ".join(f"{count:,} {name}" for name, count in others.most_common(NAMED))
+    more = ", and others" if len(others) > NAMED else ""
+    return [f"ignored what is no {what}: {told}{more}"] if others else []

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from strata.data import pictures, splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
+from strata.data.files import NAMED, ignored
 from strata.data.preprocess import ImagePreprocess
 from strata.device import available_memory_bytes
 from strata.errors import ConfigError, DataError
@@ -40,8 +41,6 @@ HEADERS_OF_MANY = 2048
 """Read of a folder with more pictures than are decoded at once, evenly spread."""
 PICTURES_FOR_STATISTICS = 1024
 """Decoded to find mean and deviation where not all are decoded anyway."""
-NAMED = 5
-"""Files that a note or an error names."""
 
 
 @dataclass
@@ -239,10 +238,7 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     for part, path in plan.paths.items():
         parts[part] = _list_elsewhere(path, part)
     labels = _check_listing(parts, root)
-    if others:
-        ignored = ", ".join(f"{count:,} {name}" for name, count in others.most_common(NAMED))
-        ignored += ", and others" if len(others) > NAMED else ""
-        notes.append(f"ignored what is no picture: {ignored}")
+    notes += ignored(others, "picture")
 
     total = sum(len(listing.files) for listing in parts.values())
     every = 1 if total <= PICTURES_AT_ONCE else -(-total // HEADERS_OF_MANY)

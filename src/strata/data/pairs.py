@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from strata import rng
 from strata.data import images, pictures, splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
+from strata.data.files import NAMED
 from strata.data.preprocess import ImagePreprocess
 from strata.device import available_memory_bytes
 from strata.errors import ConfigError, DataError, suggest
@@ -192,8 +193,8 @@ def match(inputs: Sequence[Path], targets: Sequence[Path]) -> list[Path]:
     stems = {path.stem.lower() for path in inputs}, {path.stem.lower() for path in targets}
     lonely = [path for path in inputs if path.stem.lower() not in stems[1]]
     lonely += [path for path in targets if path.stem.lower() not in stems[0]]
-    named = ", ".join(str(Path(*path.parts[-2:])) for path in lonely[: images.NAMED])
-    more = f" and {len(lonely) - images.NAMED} more" if len(lonely) > images.NAMED else ""
+    named = ", ".join(str(Path(*path.parts[-2:])) for path in lonely[:NAMED])
+    more = f" and {len(lonely) - NAMED} more" if len(lonely) > NAMED else ""
     raise DataError(
         f"{len(inputs)} pictures in {inputs[0].parent} and {len(targets)} in {targets[0].parent} do not pair up by "
         f"name: {named}{more} have no partner. Give partners the same name, or remove what has none."

@@ -22,7 +22,7 @@ from torch import Tensor
 from strata import rng
 from strata.data import records, splits
 from strata.data.dataset import DataConfig, Dataset, digest
-from strata.data.files import read_text
+from strata.data.files import ignored, read_text
 from strata.data.images import visible
 from strata.data.tokenizer import tokenizer_for
 from strata.data.tokens import TextPreprocess, one_newline
@@ -170,10 +170,7 @@ def _read_folder(root: Path, config: DataConfig) -> Corpus:
     notes = []
     if "" in parts:
         notes.append(f"{len(parts.pop('')):,} files beside the given splits are not used")
-    if others:
-        ignored = ", ".join(f"{count:,} {name}" for name, count in others.most_common(5))
-        ignored += ", and others" if len(others) > 5 else ""
-        notes.append(f"ignored what is no text: {ignored}")
+    notes += ignored(others, "text")
     if not files:
         raise DataError(f"{root} holds no text files. Understood: {', '.join(sorted(EXTENSIONS))}.")
     notes.append(f"read {sum(len(found) for found in parts.values()):,} text files")

@@ -57,7 +57,7 @@ def test_every_command_runs_or_is_marked_slow(tmp_path: Path) -> None:
         words, _, comment = line.partition("#")
         if comment.strip().startswith("slow"):
             continue
-        command = [sys.executable, "-m", "strata.cli.main", *shlex.split(words)[1:]]
+        command = [sys.executable, "-m", "strata", *shlex.split(words)[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"
@@ -91,7 +91,7 @@ def test_a_recorded_result_is_of_the_settings_that_its_command_gives_today(path:
     from strata import api
 
     found = json.loads(path.read_text(encoding="utf-8"))
-    words = dict(word.split("=", 1) for word in shlex.split(found["command"]) if "=" in word)
+    words = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["words_of"](found)
     words.pop("seeds")
     now = api.without_seed(api.recipe(found["recipe"], words))
     assert api.difference(found["resolved"], now) == ""

@@ -109,7 +109,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(run: strata.R
     child, terminal = pty.fork()
     if child == 0:
         words = ["chat", str(run.folder), "tokens=1000000", "stop=zz"]
-        os.execv(sys.executable, [sys.executable, "-m", "strata.cli.main", *words])
+        os.execv(sys.executable, [sys.executable, "-m", "strata", *words])
 
     def wait_for(mark: bytes) -> bytes:
         found, until = b"", time.monotonic() + 60

@@ -366,7 +366,7 @@ def test_a_signal_ends_the_command_with_its_code_and_the_command_that_resumes(
 ) -> None:
     words = ["train", "iris", "train.steps=1000000", "train.early_stopping=none", "train.evaluate_every=1000000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "strata.cli.main", *words, "train.log_every=10", "--json"],
+        [sys.executable, "-m", "strata", *words, "train.log_every=10", "--json"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
