@@ -60,7 +60,7 @@ def train(
     command: str = "",
     **more: Any,
 ) -> Run:
-    """Train a recipe, or what a recipe's name or a path of data stands for, and return the run.
+    """Train a recipe, or what a recipe's name, a run or a path of data stands for, and return the run.
 
     Raises ConfigError, DataError, TrainingError; `strata.train.events.Interrupted` after a signal, with all saved.
     """
@@ -76,11 +76,13 @@ def train(
 
 
 def choose(what: str, settings: Mapping[str, Any]) -> tuple[Recipe, str]:
-    """Return the recipe for a name or for a path of data, and the reason for the choice in words."""
+    """Return the recipe for a name, a run or a path of data, and the reason for the choice in words."""
     from strata.data import DATASETS, recognize
 
     if what.replace("_", "-") in recipes.RECIPES:
         return recipe(what, settings), ""
+    if (kept := _kept_recipe(Path(what).expanduser())) is not None:
+        return kept.set(settings), f"{what} is of a run: its recipe, {kept.recipe!r}, with all its settings"
     if not Path(what).expanduser().exists() and what not in DATASETS:
         if os.sep in what or Path(what).suffix:
             raise DataError(f"There is nothing at {what}. Give a path of data, or the name of a recipe.")
@@ -90,6 +92,14 @@ def choose(what: str, settings: Mapping[str, Any]) -> tuple[Recipe, str]:
     begins = any(key.split(".")[0] == "weights" for key in settings)
     name = recipes.FOR_KIND_FROM_WEIGHTS.get(kind, recipes.FOR_KIND[kind]) if begins else recipes.FOR_KIND[kind]
     return recipe(name, {"data": what} | dict(settings)), f"{what} holds data of kind {kind!r}: recipe {name!r}"
+
+
+def _kept_recipe(path: Path) -> Recipe | None:
+    """Return the recipe that a run's folder holds, or that is such a file; None for anything else."""
+    file = path if path.name == "recipe.json" else path / "recipe.json"
+    values = read_json(file) if file.is_file() else None
+    is_recipe = isinstance(values, dict) and {"recipe", "model", "data", "task", "train"} <= values.keys()
+    return Recipe.from_json(values) if is_recipe else None
 
 
 def resume(run: Path | str, settings: Mapping[str, Any] | None = None, *, observers: Sequence[Observer] = ()) -> Run:
@@ -138,13 +148,16 @@ def verify(
         raise ConfigError(f"The recorded result of {name} {other}. Record all seeds anew, without --add.")
     if kept and (twice := set(kept["seeds"]) & set(seeds)):
         raise ConfigError(f"Seed {min(twice)} of {name} is recorded already. Choose others.")
+    words = [f"{key}={value}" for key, value in changed.items()]
+    command = shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"])
     values, seconds, wall, metric, split = [], [], [], "", ""
     others: list[dict[str, float]] = []
     for seed in seeds:
         run = _begun(notes[seed], commit, observers)
         if run is None:
             remember = functools.partial(_remember, notes[seed], commit)
-            run = train(name, {**changed, "train.seed": seed}, runs=runs, observers=[remember, *observers])
+            of_seed = {**changed, "train.seed": seed}
+            run = train(name, of_seed, runs=runs, observers=[remember, *observers], command=command)
         finished = run.finished
         assert finished is not None
         metric = reference.metric if reference else finished["main_metric"]
@@ -153,7 +166,6 @@ def verify(
         others.append({key: value for key, value in finished["metrics"][split].items() if key != metric})
         seconds.append(finished["seconds"])
         wall.append(finished["total_seconds"])
-    words = [f"{key}={value}" for key, value in changed.items()]
     result = {
         "recipe": name,
         "metric": metric,
@@ -167,10 +179,10 @@ def verify(
         "other_metrics": {key: [found.get(key) for found in others] for key in others[0]},
         "training_seconds": [round(value, 2) for value in seconds],
         "total_seconds": [round(value, 2) for value in wall],
-        "machine": f"{device.cpu_name()}, {device.usable_cores()} cores" + device.gpu_name(),
+        "machine": f"{device.cpu_name()}, {device.cores_in_words()}{device.gpu_name()}",
         "versions": device.versions(),
         "commit": commit,
-        "command": shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"]),
+        "command": command,
         "note": note,
         "resolved": resolved,
     }

@@ -237,13 +237,19 @@ def decide(
     if convolutional:
         decisions.append(decision)
     if where.type == "cpu":
-        decisions.append(Decision("threads", str(torch.get_num_threads()), f"{usable_cores()} cores may be used"))
+        decisions.append(Decision("threads", str(torch.get_num_threads()), f"{cores_in_words()} may be used"))
     return Setup(where, chosen, channels_last, compiles, fast, tuple(decisions))
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_in_words() -> str:
+    """Return how many cores this process may use, such as "2 cores"."""
+    count = usable_cores()
+    return "1 core" if count == 1 else f"{count} cores"
 
 
 def gpu_name() -> str:

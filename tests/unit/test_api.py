@@ -82,6 +82,24 @@ def test_a_path_of_data_picks_the_recipe_and_says_why(tmp_path: Path) -> None:
         strata.api.choose("./photos", {})
 
 
+def test_a_run_is_trained_again_by_its_recipe_with_all_its_settings(tmp_path: Path) -> None:
+    settings = {"data": "iris", "train.steps": 4, "train.learning_rate": 0.03, "task.label_smoothing": 0.2}
+    first = strata.train("mlp", settings, runs=tmp_path)
+    again = strata.train(str(first.folder), runs=tmp_path)
+    assert again.folder != first.folder and again.recipe == first.recipe
+    for one, other in zip(first.model().parameters(), again.model().parameters(), strict=True):
+        assert torch.equal(one, other)
+    changed, reason = strata.api.choose(str(first.folder / "recipe.json"), {"train.seed": 1})
+    assert changed == first.recipe.set({"train.seed": 1}) and "is of a run: its recipe, 'mlp'" in reason
+    assert f"strata train {first.folder.name} train.seed=1" in (first.folder / "report.html").read_text()
+
+
+def test_a_folder_of_data_with_a_file_of_that_name_is_data(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('[{"text": "flour and water", "label": "bread"}]')
+    (tmp_path / "notes.txt").write_text("water, flour, salt\n" * 9)
+    assert strata.api.choose(str(tmp_path), {})[0].recipe == "gpt"
+
+
 def test_the_mlp_recipe_follows_the_target_to_a_regression(tmp_path: Path) -> None:
     run = strata.train("mlp", TINY | {"data": "diabetes"}, runs=tmp_path)
     assert run.recipe.task.kind == "regress" and "rmse" in run.metrics["test"]

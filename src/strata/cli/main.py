@@ -62,13 +62,13 @@ def split_settings(settings: list[str] | None) -> dict[str, str]:
 
 @app.command()
 def train(
-    what: Annotated[str, typer.Argument(help="A recipe's name, or a path of data.", metavar="RECIPE|PATH")],
+    what: Annotated[str, typer.Argument(help="A recipe's name, a path of data, or a run.", metavar="RECIPE|PATH|RUN")],
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a recipe by name, or what suits the data at a path.
+    """Train a recipe by name, what suits the data at a path, or a run's recipe again.
 
-    strata train digits · strata train ./photos train.epochs=10 · strata train gpt data=./corpus.txt
+    strata train digits · strata train ./photos train.epochs=10 · strata train runs/digits-1 train.seed=1
     """
     from strata import api
     from strata.cli.progress import watching

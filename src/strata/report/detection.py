@@ -15,6 +15,9 @@ from strata.report.words import count, counted, finite, interval, listed, number
 PREVALENCES = (0.01, 0.05, 0.2)
 """Shares of a clinic's patients that have what is looked for, to show what a finding is worth at each."""
 
+CALIBRATE_FROM = 0.05
+"""Calibration error from which the report says what helps."""
+
 
 def calibration(history: History) -> Record | None:
     told = as_dict(history.end.get("calibration"))
@@ -41,6 +44,8 @@ def calibration(history: History) -> Record | None:
         )
         if ece is not None and ece >= earlier:
             caption += f" On the {split} split that gained nothing."
+    elif ece is not None and ece >= CALIBRATE_FROM and "calibrate" in as_dict(history.recipe.get("task")):
+        caption += " With task.calibrate=true, validation data would choose a temperature that brings them together."
     low = min(x for curve in curves for x in curve.x)
     svg = pictures.square(
         curves,

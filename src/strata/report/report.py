@@ -231,11 +231,9 @@ def _how_to_use(history: History) -> Record:
         commands.append((what, f"strata predict {run} {raw}"))
     if has_weights:
         commands.append(("Measure it again on its data", f"strata evaluate {run}"))
-    name = history.recipe.get("recipe")
-    if history.started.get("command"):
-        commands.append(("Train it again", str(history.started["command"])))
-    elif name:
-        commands.append(("Train it again", f"strata train {shlex.quote(str(name))}"))
+    seed = as_dict(history.recipe.get("train")).get("seed")
+    if isinstance(seed, int):
+        commands.append(("Train it again, with another seed", f"strata train {run} train.seed={seed + 1}"))
     quoted = run.strip("'")
     return {
         "commands": commands,
