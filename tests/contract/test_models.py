@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from strata import models
 from strata.config import from_json, to_json
+from strata.device import decide
 
 FAMILIES = list(models.MODELS)
 BATCH = 4
@@ -295,6 +296,55 @@ def test_channels_last_changes_the_speed_and_not_the_answer(family: str) -> None
     plain, faster = outputs(model, torch.float64), outputs(other, torch.float64)
     for ours, theirs in zip(plain, faster, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def shallowest(family: str) -> nn.Module:
+    """Return a family's shallowest preset, for pictures of 32 pixels and three classes, without kinks.
+
+    Where a ReLU's input is next to 0, or two pixels are almost equally great, rounding decides who has the gradient.
+    """
+
+    def size(config: Any) -> tuple[int, int]:
+        model = models.build(config)
+        return sum(1 for _ in model.modules()), sum(p.numel() for p in model.parameters())
+
+    configs = [models.preset(name) for name in models.presets_of(family)] or [module_of(family).TINY]
+    with torch.device("meta"):
+        config = min(configs, key=size)
+    sizes = {"image_size": 32, "num_classes": 3}
+    torch.manual_seed(0)
+    model = models.build(
+        dataclasses.replace(config, **{key: value for key, value in sizes.items() if hasattr(config, key)})
+    )
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU | nn.ReLU6):
+                setattr(module, name, nn.SiLU())
+            elif isinstance(child, nn.MaxPool2d):
+                pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=child.ceil_mode)
+                setattr(module, name, pool)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if is_convolutional(family)])
+def test_placed_on_this_processor_its_gradients_are_those_of_float64(family: str) -> None:
+    """Whatever kernels and layouts were chosen, at the widths that people use: torch's own were wrong for some."""
+    placed: Any = shallowest(family)
+    right: Any = copy.deepcopy(placed).double()
+    setup = decide(device="cpu", precision="fp32", model=placed)
+    setup.place(placed)
+    inputs = example(placed.config)
+    for model, dtype in ((right, torch.float64), (placed, torch.float32)):
+        answer = model(*(setup.arrange(x.to(dtype)) for x in inputs))
+        weight = torch.randn(answer.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        (answer * weight.to(dtype)).sum().backward()
+    expected = {name: p.grad for name, p in right.named_parameters() if p.grad is not None}
+    greatest = max(gradient.norm() for gradient in expected.values())
+    found = {name: p.grad.double() for name, p in placed.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm() / max(gradient.norm(), greatest / 100)
+        assert error < TOLERANCE[torch.float32], name
 
 
 @pytest.mark.slow
