@@ -98,8 +98,9 @@ def _kept_recipe(path: Path) -> Recipe | None:
     """Return the recipe that a run's folder holds, or that is such a file; None for anything else."""
     file = path if path.name == "recipe.json" else path / "recipe.json"
     values = read_json(file) if file.is_file() else None
-    is_recipe = isinstance(values, dict) and {"recipe", "model", "data", "task", "train"} <= values.keys()
-    return Recipe.from_json(values) if is_recipe else None
+    if isinstance(values, dict) and {"recipe", "model", "data", "task", "train"} <= values.keys():
+        return Recipe.from_json(values)
+    return None
 
 
 def resume(run: Path | str, settings: Mapping[str, Any] | None = None, *, observers: Sequence[Observer] = ()) -> Run:
