@@ -57,8 +57,10 @@ static void blocks(int wide, long rows, const float *a, long a_m, long a_k, cons
             block(w, a + m * a_m + k * a_k, a_m, a_k, b + k * b_k, b_k, c + m * c_m, c_m, deep, more | (k > 0))
     switch (wide) {
         case 1: ROWS(1); break;
+#if WIDE > 2
         case 2: ROWS(2); break;
         case 3: ROWS(3); break;
+#endif
         default: ROWS(WIDE);
     }
 }
@@ -247,22 +249,28 @@ static void transform_filters(long tile, const float *w, const long *strides, lo
     long large = K * N >= 128 * 256, P = points_of(tile);
 #pragma omp for collapse(2) schedule(static) nowait
     for (long k = 0; k < K; k += GRAIN)
-        for (long n = 0; n < N; n += LANES) {
-            floats near[GRAIN][9]; /* a line of memory holds what many of these need, so they are fetched together */
+        for (long n = 0; n < N; n += GRAIN) {
+            /* A line of memory holds what many of these need, so they are fetched together; and whole lines are put. */
+            floats near[GRAIN][GRAIN / LANES][9];
             const float *from = w + n * strides[0] + k * strides[1];
             for (int i = 0; i < 9; i++)
-                for (int l = 0; l < LANES; l++)
+                for (int l = 0; l < GRAIN; l++)
                     for (int m = 0; m < GRAIN; m++)
-                        near[m][i][l] = from[l * strides[0] + m * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]];
+                        near[m][l / LANES][i][l % LANES] =
+                            from[l * strides[0] + m * strides[1] + i / 3 * strides[2] + i % 3 * strides[3]];
             long begin = n / (WIDE * LANES) * (WIDE * LANES), width = least(WIDE * LANES, N - begin);
             for (int m = 0; m < GRAIN; m++) {
-                floats done[36];
-                if (tile == 2) both(filters_2, 3, 4, near[m], done);
-                else both(filters_4, 3, 6, near[m], done);
+                floats done[GRAIN / LANES][36];
                 float *to = u + begin * P * K + (k + m) * width + n - begin;
+                for (int v = 0; v < GRAIN / LANES; v++)
+                    if (tile == 2) both(filters_2, 3, 4, near[m][v], done[v]);
+                    else both(filters_4, 3, 6, near[m][v], done[v]);
                 for (int i = 0; i < P; i++)
-                    if (large) put_past_caches(to + i * K * width, done[i]);
-                    else put(to + i * K * width, done[i]);
+                    for (int v = 0; v < GRAIN / LANES; v++) {
+                        float *place = to + i * K * width + v * LANES;
+                        if (large) put_past_caches(place, done[v][i]);
+                        else put(place, done[v][i]);
+                    }
             }
         }
     end_of_puts();
