@@ -85,7 +85,8 @@ TINY = EfficientNetConfig(
 class EfficientNet(nn.Module):
     """EfficientNet (Tan and Le 2019; squeeze by Hu et al. 2018): pictures (B, C, H, W) to logits (B, K).
 
-    Differs from the paper: running statistics follow a batch by a tenth, not a hundredth.
+    Differs from the paper: running statistics follow a batch by a tenth, not a hundredth; the head's weights begin as
+    PyTorch's do, which is as the authors' with 1000 classes: theirs grow as classes get fewer.
     """
 
     config_class = EfficientNetConfig
@@ -120,8 +121,6 @@ class EfficientNet(nn.Module):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        bound = 1 / math.sqrt(config.num_classes)
-        nn.init.uniform_(self.head.weight, -bound, bound)
         nn.init.zeros_(self.head.bias)
 
     def feature_map(self, image_BCHW: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from strata.models.efficientnet import PRESETS, TINY, EfficientNet, SqueezeExcitation
 
@@ -52,3 +54,12 @@ def test_a_branch_that_is_left_out_leaves_the_shortcut_alone() -> None:
     x_BCHW = torch.randn(64, 8, 4, 4)
     is_skipped = (block.train()(x_BCHW) == x_BCHW).flatten(1).all(dim=1)
     assert 16 < is_skipped.sum() < 48
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_fresh_network_knows_nothing_of_its_classes_however_few(classes: int) -> None:
+    torch.manual_seed(0)
+    model = EfficientNet(dataclasses.replace(PRESETS["efficientnet_b0"], num_classes=classes, image_size=32))
+    target = torch.arange(32) % classes
+    loss = F.cross_entropy(model(torch.randn(32, 3, 32, 32)), target)
+    assert abs(loss.item() - math.log(classes)) < 0.1
