@@ -239,7 +239,7 @@ def speed() -> str:
 def processor(machine: dict[str, Any]) -> str:
     """Return a processor's maker, and the widest products that it has."""
     maker = next((name for name in ("AMD", "Intel") if name in machine["cpu"]), machine["cpu"])
-    widest = {"amx_bf16": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
     return ", ".join([maker, *[name for flag, name in widest.items() if flag in machine["features"]][:1]])
 
 

@@ -153,8 +153,12 @@ def multiplies_bf16(device: torch.device) -> tuple[bool, str]:
         major, minor = torch.cuda.get_device_capability(device)
         return major >= 8, f"compute capability {major}.{minor} " + ("has" if major >= 8 else "lacks") + " bf16"
     if device.type == "cpu":
-        has = "amx_bf16" in cpu_flags()
-        return has, "the processor " + ("multiplies bf16 in AMX tiles" if has else "has no AMX: bf16 would be emulated")
+        flags = cpu_flags()
+        if "amx_bf16" in flags:
+            return True, "the processor multiplies bf16 in AMX tiles"
+        if "avx512_bf16" in flags:
+            return True, "the processor multiplies bf16 in AVX-512 vectors"
+        return False, "the processor has neither AMX nor AVX-512 BF16: bf16 would be emulated"
     return False, "bf16 is not proven on this device"
 
 

@@ -44,6 +44,23 @@ def test_bf16_is_chosen_where_the_hardware_multiplies_it(native: bool, monkeypat
     assert decide(device="cpu", precision="bf16").precision == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("flags", "native", "words"),
+    [
+        ({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, True, "in AMX tiles"),
+        ({"avx2", "avx512f", "avx512_bf16"}, True, "in AVX-512 vectors"),
+        ({"avx2", "avx512f", "avx512_vnni"}, False, "would be emulated"),
+    ],
+)
+def test_a_processor_multiplies_bf16_in_tiles_or_in_vectors(
+    flags: set[str], native: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+    found, reason = device.multiplies_bf16(torch.device("cpu"))
+    assert found is native
+    assert words in reason
+
+
 def test_fp32_runs_without_autocast_and_bf16_with() -> None:
     assert isinstance(decide(device="cpu", precision="fp32").autocast(), contextlib.nullcontext)
     with decide(device="cpu", precision="bf16").autocast():

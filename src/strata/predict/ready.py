@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from strata.device import Decision, Setup, multiplies_bf16
+from strata.device import Decision, Setup
 from strata.errors import ConfigError
-from strata.kernels import int8
+from strata.kernels import cpu_flags, int8
 from strata.kernels.int8 import Int8Conv2d, Int8Linear
 from strata.predict.packed import packed
 
@@ -39,11 +39,43 @@ def ready(model: nn.Module, setup: Setup, example_B: Tensor) -> nn.Module:
     with torch.inference_mode(False), torch.no_grad():
         _fold_batch_norms(fast, example_B)
         _activate_in_place(fast, example_B)
-        if setup.precision == "bf16":  # once, where autocast would cast them in every call
-            for module in fast.modules():
-                if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-                    module.to(torch.bfloat16)
+        if setup.precision == "bf16":
+            _cast_once(fast, setup)
     return fast
+
+
+class ArrangedLinear(nn.Module):
+    """A linear layer whose bf16 weights lie as oneDNN multiplies them: (..., K) to (..., N), bf16; no gradient.
+
+    `nn.Linear` has them arranged anew in every call, and its bias written out beforehand: for ViT-Base and 8 pictures a
+    tenth of the time (2 cores with AVX-512 BF16, torch 2.13).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(torch.bfloat16), None)
+        self.bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self.weight, self.bias, "none", [], "")
+
+
+def _cast_once(model: nn.Module, setup: Setup) -> None:
+    """Bring the weights of products into bf16 once, where autocast would cast them in every call."""
+    for owner in list(model.modules()):
+        for name, layer in owner.named_children():
+            if isinstance(layer, nn.Conv1d | nn.Conv2d):
+                layer.to(torch.bfloat16)
+            elif type(layer) is nn.Linear:
+                setattr(owner, name, ArrangedLinear(layer) if _arranges(setup) else layer.to(torch.bfloat16))
+
+
+def _arranges(setup: Setup) -> bool:
+    """Say whether torch has what `ArrangedLinear` needs here: its own, without a promise, and of oneDNN."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    if setup.device.type != "cpu" or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) -> tuple[nn.Module, Decision]:
@@ -66,7 +98,7 @@ def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) ->
     inside = sum(module.weights for module in found.modules() if isinstance(module, Int8Conv2d | Int8Linear))
     share = inside / max(1, sum(parameter.numel() for parameter in model.parameters()))
     reason = f"asked for; {share:.0%} of the weights are in bytes, which the processor multiplies; the rest is in fp32"
-    if multiplies_bf16(setup.device)[0]:
+    if "amx_bf16" in cpu_flags():
         reason += "; precision=bf16, in AMX tiles, may be faster here"
     return found, Decision("precision", "int8", reason)
 

@@ -38,6 +38,18 @@ def test_answers_stay_as_they_were(family: str) -> None:
     torch.testing.assert_close(fast(image), model(image), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["convnext", "resnet", "vit"])
+def test_weights_cast_once_answer_as_those_that_autocast_casts(family: str) -> None:
+    model = tiny(family)
+    image = torch.randn(3, model.config.in_channels, model.config.image_size, model.config.image_size)
+    setup = decide(device="cpu", precision="bf16", model=model)
+    with torch.inference_mode(), setup.autocast():
+        expected, found = model(image).float(), ready(model, setup, image[:1])(image).float()
+    exact = model(image)
+    # both round each product's numbers to 8 bits, and not always the same ones: a folded norm's weights are others
+    assert (found - exact).norm() <= max(2 * (expected - exact).norm(), 0.01 * exact.norm())
+
+
 def test_every_norm_after_a_convolution_is_folded_and_the_model_itself_is_left_alone() -> None:
     model = tiny("resnet")
     before = norms(model)
