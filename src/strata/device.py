@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from strata.errors import UnavailableError
-from strata.kernels import cpu_flags, sampled, winograd
+from strata.kernels import cpu_flags, depthwise, sampled, winograd
 
 COMPILE_PAYS_AFTER_STEPS = 2000
 """A GPU run at least this long earns back the seconds that compiling takes."""
@@ -47,8 +47,8 @@ class Setup:
     """"bf16" or "fp32": of matrix products and convolutions; weights, losses and statistics are always fp32."""
     channels_last: bool
     compile: bool
-    winograd: bool
-    """3x3 convolutions with fewer multiplications: see `strata.kernels.winograd`."""
+    kernels: tuple[Any, ...]
+    """Modules of `strata.kernels` whose layers take the place of torch's."""
     decisions: tuple[Decision, ...]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -65,9 +65,8 @@ class Setup:
         model = model.to(self.device)
         if self.device.type == "cpu" and self.channels_last:
             keep_freed_memory()
-            sampled.use_in(model)
-        if self.winograd:
-            winograd.use_in(model)
+        for kernel in self.kernels:
+            kernel.use_in(model)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def arrange(self, input_B: torch.Tensor) -> torch.Tensor:
@@ -167,14 +166,20 @@ def _linear_weights(model: torch.nn.Module | None) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) if model is not None else 0
 
 
-def _choose_winograd(
+def _choose_kernels(
     where: torch.device, precision: str, compiles: bool, model: torch.nn.Module | None
-) -> tuple[bool, Decision]:
-    """Decide how 3x3 convolutions are calculated, and why."""
-    layers: list[Any] = [] if model is None else [m for m in model.modules() if winograd.takes_part(m)]
+) -> tuple[tuple[Any, ...], list[Decision]]:
+    """Decide which layers of ours take the place of torch's convolutions, and why."""
+    layers: list[Any] = [] if model is None else [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+
+    def has(kernel: Any) -> bool:
+        return model is None or any(kernel.takes_part(layer) for layer in layers)
+
+    chosen: list[Any] = []
+    decisions = []
     if where.type != "cpu":
         reason = "the device's own library chooses"
-    elif model is not None and not layers:
+    elif not has(winograd):
         reason = "none is 3x3 with stride 1 and channels in multiples of 16"
     elif compiles:
         reason = "the compiler chooses"
@@ -183,8 +188,22 @@ def _choose_winograd(
     elif isinstance(found := winograd.kernel(), str):
         reason = found
     else:
-        return True, Decision("convolutions", "Winograd", "a 3x3 takes a quarter of the multiplications")
-    return False, Decision("convolutions", "direct", reason)
+        reason = "a 3x3 takes a quarter of the multiplications"
+        chosen.append(winograd)
+    decisions.append(Decision("convolutions", "Winograd" if winograd in chosen else "direct", reason))
+    if where.type != "cpu":
+        return (), decisions
+    if has(depthwise):
+        if isinstance(found := depthwise.kernel(), str):
+            decisions.append(Decision("depthwise", "torch's", found))
+        else:
+            chosen.append(depthwise)
+            decisions.append(Decision("depthwise", "own gradients", "oneDNN has no fast ones of most sizes"))
+    if has(sampled):
+        chosen.append(sampled)
+        reason = "oneDNN's gradient overwrites memory where channels are few"
+        decisions.append(Decision("strided 1x1", "pixels first", reason))
+    return tuple(chosen), decisions
 
 
 def decide(
@@ -237,12 +256,11 @@ def decide(
         compiles = bool(compile)
         decisions.append(Decision("compile", "yes" if compiles else "no", "asked for"))
 
-    fast, decision = _choose_winograd(where, chosen, compiles, model)
-    if convolutional:
-        decisions.append(decision)
+    kernels, of_convolutions = _choose_kernels(where, chosen, compiles, model) if convolutional else ((), [])
+    decisions.extend(of_convolutions)
     if where.type == "cpu":
         decisions.append(Decision("threads", str(torch.get_num_threads()), f"{cores_in_words()} may be used"))
-    return Setup(where, chosen, channels_last, compiles, fast, tuple(decisions))
+    return Setup(where, chosen, channels_last, compiles, kernels, tuple(decisions))
 
 
 def usable_cores() -> int:

@@ -14,10 +14,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strata.cache import cache_folder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-lm")
 _FLAGS_BY_MACHINE = {"x86_64": ("-mprefer-vector-width=512",), "AMD64": ("-mprefer-vector-width=512",)}
@@ -70,3 +74,14 @@ def compiled(name: str, options: Sequence[str] = ()) -> ctypes.CDLL | str:
         return f"{compiler} could not compile {file.name}: {error.stderr.decode(errors='replace').strip()[:200]}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernel could not be made or read: {error}"
+
+
+def exchange(model: nn.Module, takes_part: Callable[[nn.Module], bool], kind: type[nn.Module]) -> nn.Module:
+    """Make layers of a model, itself among them, those of a kind, in place; return the model.
+
+    They keep their parameters, whose names and places in a checkpoint stay as they are.
+    """
+    for layer in model.modules():
+        if takes_part(layer):
+            layer.__class__ = kind
+    return model

@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from strata.kernels import exchange
+
 WIDEST = 16
 """Channels of a block of oneDNN's, with AVX-512; 8 with AVX2."""
 
@@ -17,7 +19,8 @@ WIDEST = 16
 def takes_part(layer: nn.Module) -> bool:
     """Say whether a layer is a convolution that the fault may meet."""
     return (
-        type(layer) is nn.Conv2d
+        isinstance(layer, nn.Conv2d)
+        and type(layer) in (nn.Conv2d, SampledConv2d)
         and layer.kernel_size == (1, 1)
         and layer.stride != (1, 1)
         and layer.padding in ((0, 0), "valid")
@@ -27,10 +30,7 @@ def takes_part(layer: nn.Module) -> bool:
 
 def use_in(model: nn.Module) -> nn.Module:
     """Make every layer of a model that can take part do so, in place; return the model."""
-    for layer in model.modules():
-        if takes_part(layer):
-            layer.__class__ = SampledConv2d
-    return model
+    return exchange(model, takes_part, SampledConv2d)
 
 
 class SampledConv2d(nn.Conv2d):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strata.kernels import compiled, cpu_flags
+from strata.kernels import compiled, cpu_flags, exchange
 
 GRAIN = 16
 """Channels have to be a whole multiple of this."""
@@ -74,10 +74,7 @@ def _padding(layer: nn.Conv2d) -> int | None:
 
 def use_in(model: nn.Module) -> nn.Module:
     """Make every layer of a model that can take part do so, in place; return the model."""
-    for layer in model.modules():
-        if takes_part(layer):
-            layer.__class__ = WinogradConv2d
-    return model
+    return exchange(model, takes_part, WinogradConv2d)
 
 
 class WinogradConv2d(nn.Conv2d):

@@ -12,6 +12,7 @@ N matrices of R rows and C columns, R at most C.
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -119,13 +120,14 @@ def _not_for_muon(model: nn.Module) -> set[int]:
     """Return the ids of the parameters of embeddings, of the output layer, and of large layers after convolutions."""
     found: set[int] = set()
     convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    too_large = TOO_LARGE_AFTER_CONVOLUTIONS if convolutional else math.inf
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             found |= {id(p) for p in module.parameters(recurse=False)}
         elif name.rsplit(".", 1)[-1] == "head":
             found |= {id(p) for p in module.parameters()}
-        elif convolutional and isinstance(module, nn.Linear):
-            found |= {id(p) for p in (module.weight,) if min(p.shape) >= TOO_LARGE_AFTER_CONVOLUTIONS}
+        elif isinstance(module, nn.Linear) and min(module.weight.shape) >= too_large:
+            found.add(id(module.weight))
     return found
 
 

@@ -42,7 +42,9 @@ def test_a_narrow_network_trains_by_them_and_a_wide_one_keeps_torchs() -> None:
     for width, expected in ((4, {4, 8}), (64, set())):
         model = strata.create("resnet18", num_classes=3, width=width)
         assert isinstance(model, ResNet)
-        placed = decide(device="cpu", model=model).place(model)
+        setup = decide(device="cpu", model=model)
+        assert any(decision.name == "strided 1x1" for decision in setup.decisions) == bool(expected)
+        placed = setup.place(model)
         assert {m.in_channels for m in placed.modules() if isinstance(m, SampledConv2d)} == expected
 
 

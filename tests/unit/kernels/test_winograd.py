@@ -194,8 +194,9 @@ def test_where_it_does_not_pay_or_is_not_meant_torch_calculates(monkeypatch: pyt
 def test_the_choice_is_told_and_made_where_a_model_is_placed() -> None:
     model = nn.Sequential(nn.Conv2d(16, 16, 3))
     setup = decide(device="cpu", precision="fp32", model=model)
-    assert setup.winograd and type(setup.place(model)[0]) is WinogradConv2d
-    assert decide(device="cpu", precision="fp32", model=model).winograd  # of a model that was placed before, too
+    assert winograd in setup.kernels and type(setup.place(model)[0]) is WinogradConv2d
+    again = decide(device="cpu", precision="fp32", model=model)  # of a model that was placed before
+    assert winograd in again.kernels
     assert all(decision.name != "convolutions" for decision in decide(device="cpu", model=nn.Linear(2, 2)).decisions)
     told = {decision.name: decision.value for decision in setup.decisions}
     assert told["convolutions"] == "Winograd"
@@ -205,11 +206,11 @@ def test_the_choice_is_told_and_made_where_a_model_is_placed() -> None:
         {"precision": "fp32", "model": nn.Conv2d(16, 16, 1)},
         {"precision": "fp32", "model": nn.Conv2d(16, 16, 3).double()},
     ):
-        assert not decide(device="cpu", **changed).winograd
+        assert winograd not in decide(device="cpu", **changed).kernels
 
 
 def test_without_a_kernel_torch_calculates_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "kernel", lambda: "no C compiler was found")
     setup = decide(device="cpu", precision="fp32", model=nn.Conv2d(16, 16, 3))
-    assert not setup.winograd
+    assert winograd not in setup.kernels
     assert any(decision.reason == "no C compiler was found" for decision in setup.decisions)
