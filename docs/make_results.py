@@ -183,7 +183,7 @@ def others(found: dict[str, Any]) -> str:
 
 def newest_logs() -> dict[str, Path]:
     """Return the newest log of each benchmark, by its name."""
-    paths = sorted((ROOT / "benchmarks" / "logs").glob("*.json"))
+    paths = sorted((ROOT / "benchmarks" / "logs").glob("*.json"), key=lambda path: path.stem)  # NAME-2 after NAME
     return {json.loads(path.read_text(encoding="utf-8"))["benchmark"]: path for path in paths}
 
 
@@ -231,7 +231,7 @@ def speed() -> str:
         title = name.replace("_", " ").replace("-", ", ")
         rows.append(
             f"| {title} | {', '.join(ours.values())} {log['unit']} | {'; '.join(ratios)} | {processor(log['machine'])} "
-            f"| [{path.stem.rpartition('-')[2]}](benchmarks/logs/{path.name}) |"
+            f"| [{path.stem.removeprefix(name + '-')}](benchmarks/logs/{path.name}) |"
         )
     return "\n".join(rows)
 
