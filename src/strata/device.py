@@ -194,7 +194,7 @@ def _choose_kernels(
     if where.type != "cpu":
         return (), decisions
     if has(depthwise):
-        if isinstance(found := depthwise.kernel(), str):
+        if isinstance(found := "the compiler chooses" if compiles else depthwise.kernel(), str):
             decisions.append(Decision("depthwise", "torch's", found))
         else:
             chosen.append(depthwise)

@@ -296,6 +296,7 @@ def test_the_choice_is_told_and_made_where_a_model_is_placed(precision: str) -> 
     assert told["depthwise"] == "own gradients"
     others = decide(device="cpu", precision=precision, model=nn.Conv2d(16, 16, 5))
     assert depthwise not in others.kernels and all(decision.name != "depthwise" for decision in others.decisions)
+    assert depthwise not in decide(device="cpu", precision=precision, compile=True, model=model).kernels
 
 
 def test_without_a_kernel_torch_calculates_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
