@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+import strata.kernels
+
 TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-5, 1e-6), torch.bfloat16: (2e-2, 2e-2)}
 """Relative and absolute, by dtype."""
 
@@ -32,6 +34,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the development data is not at {folder}; STRATA_SHARED_DATA says where it is")
     return folder
+
+
+@pytest.fixture
+def recompile(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Return what makes a cached ``kernel()`` be compiled with more flags for the time of a test."""
+
+    def with_flags(kernel: Any, *flags: str) -> None:
+        monkeypatch.setattr(strata.kernels, "_FLAGS", (*strata.kernels._FLAGS, *flags))
+        kernel.cache_clear()
+        request.addfinalizer(kernel.cache_clear)
+
+    return with_flags
 
 
 @pytest.fixture

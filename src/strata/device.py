@@ -170,16 +170,15 @@ def _choose_kernels(
     where: torch.device, precision: str, compiles: bool, model: torch.nn.Module | None
 ) -> tuple[tuple[Any, ...], list[Decision]]:
     """Decide which layers of ours take the place of torch's convolutions, and why."""
-    layers: list[Any] = [] if model is None else [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    if where.type != "cpu":
+        return (), [Decision("convolutions", "direct", "the device's own library chooses")]
 
     def has(kernel: Any) -> bool:
-        return model is None or any(kernel.takes_part(layer) for layer in layers)
+        return model is None or any(kernel.takes_part(layer) for layer in model.modules())
 
+    layers: list[Any] = [] if model is None else [m for m in model.modules() if winograd.takes_part(m)]
     chosen: list[Any] = []
-    decisions = []
-    if where.type != "cpu":
-        reason = "the device's own library chooses"
-    elif not has(winograd):
+    if model is not None and not layers:
         reason = "none is 3x3 with stride 1 and channels in multiples of 16"
     elif compiles:
         reason = "the compiler chooses"
@@ -190,9 +189,7 @@ def _choose_kernels(
     else:
         reason = "a 3x3 takes a quarter of the multiplications"
         chosen.append(winograd)
-    decisions.append(Decision("convolutions", "Winograd" if winograd in chosen else "direct", reason))
-    if where.type != "cpu":
-        return (), decisions
+    decisions = [Decision("convolutions", "Winograd" if winograd in chosen else "direct", reason)]
     if has(depthwise):
         if isinstance(found := "the compiler chooses" if compiles else depthwise.kernel(), str):
             decisions.append(Decision("depthwise", "torch's", found))

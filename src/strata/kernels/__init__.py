@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-lm")
+WIDE_VECTORS = ("avx512f", "avx2")
+"""Features of processors on which kernels that calculate with floats are known to be faster than torch; any of them."""
 _FLAGS_BY_MACHINE = {"x86_64": ("-mprefer-vector-width=512",), "AMD64": ("-mprefer-vector-width=512",)}
 
 
@@ -37,14 +39,17 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
 
 
-def compiled(name: str, options: Sequence[str] = ()) -> ctypes.CDLL | str:
+def compiled(name: str, options: Sequence[str] = (), needs: Sequence[str] = ()) -> ctypes.CDLL | str:
     """Return the library of ``name``.c for this processor, or in words why there is none.
 
     The first call ever compiles it, into the cache folder; whatever the result depends on is in the file's name.
 
     Args:
         options: of the compiler, besides those that all kernels have.
+        needs: features, of which the processor has to have one; none are needed where it is empty.
     """
+    if needs and cpu_flags().isdisjoint(needs):
+        return f"the processor has none of {', '.join(needs)}"
     file = Path(__file__).with_name(f"{name}.c")
     named = [os.environ.get("CC"), "cc", "gcc", "clang"]
     compiler = next((path for path in (shutil.which(command) for command in named if command) if path), None)

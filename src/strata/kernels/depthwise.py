@@ -8,7 +8,6 @@ B samples, C channels, H and W pixels.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -17,39 +16,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from strata.kernels import compiled, cpu_flags, exchange
+from strata.kernels import WIDE_VECTORS, compiled, exchange
+from strata.kernels.sized import declare, run, structure
 
 WIDEST = 11
 """Of a filter's sides, in pixels."""
-FEATURES = ("avx512f", "avx2")
-"""Of processors on which this is known to be faster; any of them."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 Pair = tuple[int, int]
 
 
-class _Sizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            *("batch", "height", "width", "out_height", "out_width", "channels", "kernel_height", "kernel_width"),
-            *("stride_down", "stride_across", "pad_top", "pad_left", "is_bf16"),
-        )
-    )
+_Sizes = structure(
+    *("batch", "height", "width", "out_height", "out_width", "channels", "kernel_height", "kernel_width"),
+    *("stride_down", "stride_across", "pad_top", "pad_left", "is_bf16"),
+)
 
 
 @functools.cache
 def kernel() -> Any:
     """Return the compiled kernel, or in words why there is none."""
-    if cpu_flags().isdisjoint(FEATURES):
-        return f"the processor has none of {', '.join(FEATURES)}"
-    found = compiled("depthwise", ("-ffp-contract=fast",))
-    if isinstance(found, str):
-        return found
-    for name in ("filters_gradient", "input_gradient"):
-        work, run = getattr(found, f"{name}_work"), getattr(found, name)
-        work.argtypes, work.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_long
-        run.argtypes, run.restype = [*(ctypes.c_void_p,) * 5, ctypes.c_int], None
+    found = compiled("depthwise", ("-ffp-contract=fast",), needs=WIDE_VECTORS)
+    if not isinstance(found, str):
+        declare(found, ("filters_gradient", "input_gradient"), tensors=3)
     return found
 
 
@@ -132,7 +120,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
+        ctx.stride, ctx.padding = stride, padding
         bias = None if bias is None else bias.to(x.dtype)  # as autocast would
         return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, groups=len(weight))
 
@@ -219,7 +207,5 @@ def _run(
     padding: Pair,
 ) -> None:
     sides = (x_shape[0], *x_shape[2:], *grad.shape[2:], x_shape[1], *filters[2:])
-    sizes = ctypes.byref(_Sizes(*sides, *stride, *padding, grad.dtype == torch.bfloat16))
-    fast, threads = kernel(), torch.get_num_threads()
-    work = torch.empty(getattr(fast, f"{name}_work")(sizes, threads))
-    getattr(fast, name)(sizes, *(tensor.data_ptr() for tensor in tensors), work.data_ptr(), threads)
+    sizes = _Sizes(*sides, *stride, *padding, grad.dtype == torch.bfloat16)
+    run(kernel(), name, sizes, tensors, of_work=torch.float32)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strata.kernels import compiled, cpu_flags
+from strata.kernels.sized import declare, run, structure
 from strata.kernels.winograd import WinogradConv2d
 
 LEAST_CHANNELS = 16
@@ -32,14 +33,10 @@ GROUP = 4
 """Channels that an instruction sums."""
 
 
-class _Sizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            *("pictures", "height", "width", "channels", "out_height", "out_width", "outputs"),
-            *("kernel_height", "kernel_width", "stride", "padding", "dilation", "activation"),
-        )
-    )
+_Sizes = structure(
+    *("pictures", "height", "width", "channels", "out_height", "out_width", "outputs"),
+    *("kernel_height", "kernel_width", "stride", "padding", "dilation", "activation"),
+)
 
 
 @functools.cache
@@ -50,10 +47,7 @@ def kernel() -> Any:
     found = compiled("int8")
     if isinstance(found, str):
         return found
-    for name in ("convolve_bytes", "multiply_bytes"):
-        work, run = getattr(found, f"{name}_work"), getattr(found, name)
-        work.argtypes, work.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_long
-        run.argtypes, run.restype = [*(ctypes.c_void_p,) * 8, ctypes.c_int], None
+    declare(found, ("convolve_bytes", "multiply_bytes"), tensors=6)
     found.outputs_of_block.restype = ctypes.c_long
     return found
 
@@ -107,11 +101,9 @@ class _Int8(nn.Module):
 
     def _run(self, name: str, x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """Let the kernel of that name read x and write y; both lie in memory as it takes them."""
-        fast, threads = kernel(), torch.get_num_threads()
-        described = ctypes.byref(_Sizes(*sizes, ACTIVATIONS.index(self.activation)))
-        work = torch.empty(getattr(fast, f"{name}_work")(described, threads), dtype=torch.uint8)
-        tensors = (x, self.packed, self.scale_N, self.bias_N, self.sum_N, y, work)
-        getattr(fast, name)(described, *(None if t is None else t.data_ptr() for t in tensors), threads)
+        described = _Sizes(*sizes, ACTIVATIONS.index(self.activation))
+        tensors = (x, self.packed, self.scale_N, self.bias_N, self.sum_N, y)
+        run(kernel(), name, described, tensors, of_work=torch.uint8)
         return y
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strata.kernels import compiled, cpu_flags, exchange
+from strata.kernels import WIDE_VECTORS, compiled, exchange
 
 GRAIN = 16
 """Channels have to be a whole multiple of this."""
@@ -26,16 +26,12 @@ LEAST_TILES = 32
 """Of outputs in a batch, 4 x 4 or 2 x 2 in each: with fewer, transforming the filters costs more than is gained."""
 LEAST_FULL = 0.25
 """Share of its tiles that an output has to fill: 1 where its sides are multiples of 4, or 2."""
-FEATURES = ("avx512f", "avx2")
-"""Of processors on which this is known to be faster; any of them."""
 
 
 @functools.cache
 def kernel() -> Any:
     """Return the compiled kernel, or in words why there is none."""
-    if cpu_flags().isdisjoint(FEATURES):
-        return f"the processor has none of {', '.join(FEATURES)}"
-    found = compiled("winograd", ("-ffp-contract=fast",))
+    found = compiled("winograd", ("-ffp-contract=fast",), needs=WIDE_VECTORS)
     if isinstance(found, str):
         return found
     whole, long, at = ctypes.c_int, ctypes.c_long, ctypes.c_void_p

@@ -10,6 +10,7 @@ asked of its code, so that every architecture takes part.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,12 +63,19 @@ class ArrangedLinear(nn.Module):
 
 def _cast_once(model: nn.Module, setup: Setup) -> None:
     """Bring the weights of products into bf16 once, where autocast would cast them in every call."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            module.to(torch.bfloat16)
+    if _arranges(setup):
+        _replace(model, lambda layer: ArrangedLinear(layer) if type(layer) is nn.Linear else None)
+
+
+def _replace(model: nn.Module, made_of: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put in the place of a model's layers what is made of each; None leaves it."""
     for owner in list(model.modules()):
         for name, layer in owner.named_children():
-            if isinstance(layer, nn.Conv1d | nn.Conv2d):
-                layer.to(torch.bfloat16)
-            elif type(layer) is nn.Linear:
-                setattr(owner, name, ArrangedLinear(layer) if _arranges(setup) else layer.to(torch.bfloat16))
+            if (made := made_of(layer)) is not None:
+                setattr(owner, name, made)
 
 
 def _arranges(setup: Setup) -> bool:
@@ -107,10 +115,7 @@ def in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None = None) ->
 def _in_bytes(model: nn.Module, setup: Setup, example_B: Tensor | None) -> nn.Module:
     """Return a copy of a network whose layers are those of the kernel, where it has them."""
     model = copy.deepcopy(model).eval() if example_B is None else ready(model, setup, example_B)
-    for owner in list(model.modules()):
-        for name, layer in owner.named_children():
-            if (narrow := int8.in_int8(layer)) is not None:
-                setattr(owner, name, narrow)
+    _replace(model, int8.in_int8)
     if example_B is None:
         return model
     before, pairs = model(example_B), []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+from collections.abc import Callable
 from itertools import cycle, product
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import strata.kernels
 from strata.device import decide
 from strata.kernels import depthwise
 from strata.kernels.depthwise import DepthwiseConv2d, use_in
@@ -100,13 +100,11 @@ def test_pictures_smaller_than_the_filter_have_right_gradients_too(size: tuple[i
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("flags", [("-mno-avx512f",), ("-march=x86-64",)], ids=["AVX2", "plain"])
 def test_it_is_as_right_as_other_processors_compile_it(
-    flags: tuple[str, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    flags: tuple[str, ...], dtype: torch.dtype, recompile: Callable[..., None]
 ) -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("flags for x86-64")
-    monkeypatch.setattr(strata.kernels, "_FLAGS", (*strata.kernels._FLAGS, *flags))
-    depthwise.kernel.cache_clear()
-    request.addfinalizer(depthwise.kernel.cache_clear)
+    recompile(depthwise.kernel, *flags)
     torch.manual_seed(0)
     for kernel, stride in ((5, 2), (11, 1)):
         weight, x = torch.randn(22, 1, kernel, kernel, dtype=dtype), picture(3, 22, 17, 14, dtype=dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import strata.kernels
 from strata import models
 from strata.device import decide
 from strata.kernels import int8, winograd
@@ -32,12 +32,10 @@ CASES = [  # batch, channels, outputs, height, width, kernel, stride, padding, d
 
 
 @pytest.fixture(params=["as here", "narrow"])
-def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def width(request: pytest.FixtureRequest, recompile: Callable[..., None]) -> None:
     """Let a test run with the kernel as it is made here, and as for processors whose vectors are of 256 bits."""
     if request.param == "narrow":
-        monkeypatch.setattr(strata.kernels, "_FLAGS", (*strata.kernels._FLAGS, "-DNARROW"))
-        int8.kernel.cache_clear()
-        request.addfinalizer(int8.kernel.cache_clear)
+        recompile(int8.kernel, "-DNARROW")
 
 
 def whole_numbers(layer: nn.Conv2d, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import strata.kernels
 from strata.device import decide
 from strata.kernels import winograd
 from strata.kernels.winograd import WinogradConv2d, use_in
@@ -77,14 +77,10 @@ def test_answers_and_gradients_are_torchs_in_float64_up_to_rounding(
 
 @needs_kernel
 @pytest.mark.parametrize("flags", [("-mno-avx512f",), ("-march=x86-64",)], ids=["AVX2", "plain"])
-def test_it_is_as_right_as_other_processors_compile_it(
-    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_it_is_as_right_as_other_processors_compile_it(flags: tuple[str, ...], recompile: Callable[..., None]) -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("flags for x86-64")
-    monkeypatch.setattr(strata.kernels, "_FLAGS", (*strata.kernels._FLAGS, *flags))
-    winograd.kernel.cache_clear()
-    request.addfinalizer(winograd.kernel.cache_clear)
+    recompile(winograd.kernel, *flags)
     torch.manual_seed(0)
     layer = layer_of(48, 80, 3, padding=1)
     x = torch.randn(8, 48, 15, 10, requires_grad=True)

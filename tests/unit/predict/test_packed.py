@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import strata.kernels
 from strata.device import decide
 from strata.errors import ConfigError
 from strata.kernels import cpu_flags
@@ -23,7 +22,7 @@ PERPLEXITY = {"bf16": 1e-3, "int8": 5e-3}
 
 
 @pytest.fixture(params=["kernel", "widening kernel", "torch"])
-def way(request, monkeypatch):
+def way(request, monkeypatch, recompile):
     if request.param == "torch":
         monkeypatch.setattr(module, "kernels", lambda: "no compiler")
     elif isinstance(kernels(), str):
@@ -31,9 +30,7 @@ def way(request, monkeypatch):
     elif request.param == "widening kernel":  # of the processors that do not multiply bytes
         if "avx512_vnni" not in cpu_flags():
             pytest.skip("the kernel itself widens here")
-        monkeypatch.setattr(strata.kernels, "_FLAGS", (*strata.kernels._FLAGS, "-mno-avx512vnni"))
-        kernels.cache_clear()
-        request.addfinalizer(kernels.cache_clear)
+        recompile(kernels, "-mno-avx512vnni")
     return request.param
 
 
