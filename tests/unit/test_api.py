@@ -94,6 +94,23 @@ def test_a_run_is_trained_again_by_its_recipe_with_all_its_settings(tmp_path: Pa
     assert f"strata train {first.folder.name} train.seed=1" in (first.folder / "report.html").read_text()
 
 
+def test_what_the_first_data_decided_is_decided_anew_by_other_data(tmp_path: Path) -> None:
+    settings = {"data": "breast-cancer", "train.steps": 2, "task.class_weights": "balanced"}
+    first = strata.train("mlp", settings, runs=tmp_path)
+    assert len(first.recipe.task.class_weights) == 2 and first.recipe.task.positive_class is not None
+    asked = strata.api.choose(str(first.folder), {"data": "iris"})[0]
+    assert (asked.task.class_weights, asked.task.positive_class, asked.asked) == ("balanced", None, {})
+    changed = strata.train(str(first.folder), {"task.label_smoothing": 0.1}, runs=tmp_path)
+    other = strata.train(str(changed.folder), {"data": "iris"}, runs=tmp_path).recipe.task
+    of_iris = strata.train("mlp", settings | {"data": "iris"}, runs=tmp_path).recipe.task
+    assert len(other.class_weights) == 3 and other.class_weights == of_iris.class_weights
+    assert (other.positive_class, other.label_smoothing) == (None, 0.1)
+    given = strata.train(str(first.folder), {"task.class_weights": "1,2"}, runs=tmp_path)
+    assert strata.api.choose(str(given.folder), {"data": "iris"})[0].task.class_weights == (1.0, 2.0)
+    with pytest.raises(ConfigError, match="'asked' describes the recipe and cannot be set"):
+        strata.recipe("mlp", {"asked": "x"})
+
+
 def test_a_folder_of_data_with_a_file_of_that_name_is_data(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('[{"text": "flour and water", "label": "bread"}]')
     (tmp_path / "notes.txt").write_text("water, flour, salt\n" * 9)

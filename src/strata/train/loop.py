@@ -139,7 +139,7 @@ def resolve(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, str]:
         data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
     places: dict[str, Any] = {name: _absolute(getattr(data, name)) for name in ("validation", "test", "tokenizer")}
     data = dataclasses.replace(data, **places)
-    resolved = dataclasses.replace(recipe, model=model, task=task, data=data, weights=weights)
+    resolved = dataclasses.replace(recipe.filled_in(task), model=model, data=data, weights=weights)
     return resolved, ", ".join(f"{k}={v}" for k, v in sizes.items())
 
 

@@ -139,12 +139,30 @@ class Recipe:
     train: TrainConfig = TrainConfig()
     weights: TransferConfig = TransferConfig()
     reference: Reference | None = None
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of the task as they were before the data filled them in ("balanced" weights): of other data they hold
+    again."""
+
+    def filled_in(self, task: Task) -> Recipe:
+        """Return a copy with the task as the data filled it in, which remembers what was asked for."""
+        if type(task) is not type(self.task):  # a regression, of numbers
+            return dataclasses.replace(self, task=task)
+        names = [field.name for field in dataclasses.fields(task)]
+        asked = {name: was for name in names if (was := getattr(self.task, name)) != getattr(task, name)}
+        return dataclasses.replace(self, task=task, asked={**asked, **self.asked})
+
+    def _as_asked(self) -> Recipe:
+        """Return a copy with nothing in its task that data filled in."""
+        recipe = dataclasses.replace(self, asked={})
+        for name, value in self.asked.items():
+            recipe = override(recipe, f"task.{name}", value)
+        return recipe
 
     def set(self, settings: Mapping[str, Any]) -> Recipe:
         """Return a copy with dotted keys changed. ``model`` and ``task`` first: they decide which keys exist."""
         if not says_none(settings.get("train.steps")) and not says_none(settings.get("train.epochs")):
             raise ConfigError("Give either train.steps or train.epochs, not both.")
-        recipe = self
+        recipe = self._as_asked() if any(key.split(".")[0] == "data" for key in settings) else self
         first = ("model", "task", "weights", "weights.source")
         for key in sorted(settings, key=lambda key: (first.index(key) if key in first else len(first), "." in key)):
             recipe = recipe._set(key, settings[key])
@@ -173,14 +191,17 @@ class Recipe:
             reference = self.reference if model == self.model else self._reference_of(value)
             return dataclasses.replace(self, model=model, reference=reference)
         if key == "task" and isinstance(value, str):
-            return dataclasses.replace(self, task=TASKS.get(value)())
+            return dataclasses.replace(self, task=TASKS.get(value)(), asked={})
         if key in FROM_DATA:
             raise ConfigError(f"{key!r} is decided by the data and cannot be set.{FROM_DATA[key]}")
-        if key in ("recipe", "summary") or key.split(".")[0] == "reference":
+        if key in ("recipe", "summary", "asked") or key.split(".")[0] == "reference":
             raise ConfigError(f"{key!r} describes the recipe and cannot be set.")
         recipe = override(self, key, value, owner=f"Recipe {self.recipe!r}")
         if not same_data(recipe.data.source, self.data.source):
             recipe = dataclasses.replace(recipe, reference=None)  # a number published for other data says nothing here
+        if key.startswith("task."):
+            asked = {name: was for name, was in recipe.asked.items() if key != f"task.{name}"}
+            return dataclasses.replace(recipe, asked=asked)
         if key == "train.steps" and recipe.train.steps is not None:
             return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=None))
         if key == "train.epochs" and recipe.train.epochs is not None:
