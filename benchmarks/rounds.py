@@ -251,14 +251,14 @@ def machine(device: str) -> dict[str, Any]:
     import torch
 
     from strata.device import cpu_name, usable_cores
-    from strata.kernels import cpu_flags
+    from strata.kernels import WIDEST, cpu_flags
 
     found: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "threads": torch.get_num_threads(),
-        "features": sorted(cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+        "features": sorted(cpu_flags() & WIDEST.keys()),
     }
     with contextlib.suppress(ValueError, OSError, AttributeError):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

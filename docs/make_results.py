@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from strata.kernels import widest
 from strata.models import MODELS, config_class, family_of
 from strata.recipes import RECIPES, recipe, result_file
 
@@ -239,8 +240,7 @@ def speed() -> str:
 def processor(machine: dict[str, Any]) -> str:
     """Return a processor's maker, and the widest products that it has."""
     maker = next((name for name in ("AMD", "Intel") if name in machine["cpu"]), machine["cpu"])
-    widest = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
-    return ", ".join([maker, *[name for flag, name in widest.items() if flag in machine["features"]][:1]])
+    return ", ".join(filter(None, (maker, widest(machine["features"]))))
 
 
 def between(text: str, mark: str, content: str) -> str:

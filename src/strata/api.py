@@ -180,7 +180,7 @@ def verify(
         "other_metrics": {key: [found.get(key) for found in others] for key in others[0]},
         "training_seconds": [round(value, 2) for value in seconds],
         "total_seconds": [round(value, 2) for value in wall],
-        "machine": f"{device.cpu_name()}, {device.cores_in_words()}{device.gpu_name()}",
+        "machine": f"{device.processor()}, {device.cores_in_words()}{device.gpu_name()}",
         "versions": device.versions(),
         "commit": commit,
         "command": command,

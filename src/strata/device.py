@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from strata.errors import UnavailableError
-from strata.kernels import cpu_flags, depthwise, sampled, winograd
+from strata.kernels import cpu_flags, depthwise, sampled, widest, winograd
 
 COMPILE_PAYS_AFTER_STEPS = 2000
 """A GPU run at least this long earns back the seconds that compiling takes."""
@@ -91,6 +91,11 @@ def cpu_name() -> str:
     return found or platform.machine()
 
 
+def processor() -> str:
+    """Return the processor's name and what it multiplies matrices with, which decides its speed: "X with AVX2"."""
+    return " with ".join(filter(None, (cpu_name(), widest(cpu_flags()))))
+
+
 def available_memory_bytes() -> int:
     """Return the memory that could be used without swapping; half of all memory where the system does not say."""
     try:
@@ -131,7 +136,7 @@ def choose_device(name: str = "auto") -> tuple[torch.device, Decision]:
             return torch.device("cuda", 0), Decision("device", "cuda", f"a GPU is here: {gpu}")
         if torch.backends.mps.is_available():
             return torch.device("mps"), Decision("device", "mps", "an Apple GPU is here")
-        return torch.device("cpu"), Decision("device", "cpu", f"no GPU found; {cpu_name()}")
+        return torch.device("cpu"), Decision("device", "cpu", f"no GPU found; {processor()}")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -61,6 +61,22 @@ def test_a_processor_multiplies_bf16_in_tiles_or_in_vectors(
     assert words in reason
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"avx2", "avx512f", "avx512_bf16"}, "Fast One with AVX-512 BF16"),
+        ({"avx2"}, "Fast One with AVX2"),
+        ({"neon"}, "Fast One"),
+    ],
+)
+def test_a_processor_is_told_with_what_decides_its_speed(
+    flags: set[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(device, "cpu_name", lambda: "Fast One")
+    assert device.processor() == words
+
+
 def test_fp32_runs_without_autocast_and_bf16_with() -> None:
     assert isinstance(decide(device="cpu", precision="fp32").autocast(), contextlib.nullcontext)
     with decide(device="cpu", precision="bf16").autocast():

@@ -151,7 +151,7 @@ def info(console: Console, answer: Answer) -> None:
 
     import torch
 
-    from strata.device import available_memory_bytes, cpu_name, decide, versions
+    from strata.device import available_memory_bytes, decide, processor, versions
     from strata.predict.packed import usual_weights
 
     setup = decide()
@@ -160,7 +160,7 @@ def info(console: Console, answer: Answer) -> None:
         [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     facts: dict[str, Any] = {
-        "processor": cpu_name(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory free": f"{available_memory_bytes() / 2**30:.1f} GiB",
         "GPUs": ", ".join(gpus) or "none",

@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,15 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+WIDEST = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
+"""What multiplies matrices, fastest first, by the feature flags that tell it."""
+
+
+def widest(flags: Collection[str]) -> str:
+    """Return the fastest of `WIDEST` among a processor's flags, in words; nothing where there is none."""
+    return next((name for flag, name in WIDEST.items() if flag in flags), "")
 
 
 def compiled(name: str, options: Sequence[str] = (), needs: Sequence[str] = ()) -> ctypes.CDLL | str:
