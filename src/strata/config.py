@@ -182,6 +182,14 @@ def keys(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return mappings within mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def override(config: T, key: str, text: Any, owner: str = "This config") -> T:
     """Return ``config`` with one dotted key set.
 

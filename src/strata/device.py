@@ -282,21 +282,18 @@ def gpu_name() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the source that runs, marked where files differ from it; "none" outside a checkout."""
+    """Return the commit of the source that runs, "-dirty" where its code differs from it; "none" outside a checkout."""
     import subprocess
 
-    here = Path(__file__).parent
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        differs = git("status", "--porcelain", "--untracked-files=no", ".", ":(exclude)recipes/results")
+        return git("describe", "--always", "--abbrev=12") + ("-dirty" if differs else "")
     except (OSError, subprocess.CalledProcessError):
         return "none"
-    return found.stdout.strip()
 
 
 def versions() -> dict[str, str]:

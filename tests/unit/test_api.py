@@ -11,9 +11,7 @@ import torch
 from torch import nn
 
 import strata
-from strata import api
 from strata.errors import ConfigError, DataError, RunError, UnknownNameError, WeightsError
-from strata.train.events import Event, Observer, Stepped
 
 TINY = {"data": "iris", "model.hidden": "8", "train.steps": 6, "train.batch_size": 16}
 TINY |= {"train.early_stopping": None, "train.device": "cpu"}
@@ -148,42 +146,3 @@ def test_load_opens_a_run_or_its_model_and_nothing_else(tmp_path: Path) -> None:
 def test_a_preset_may_be_typed_with_hyphens() -> None:
     with torch.device("meta"):
         assert strata.create("vit-base").config == strata.create("vit_base").config
-
-
-class Cut(Exception):
-    """The power goes."""
-
-
-def cutting(after: int) -> tuple[list[int], Observer]:
-    """Return the steps that an observer has seen, and the observer, which breaks off after so many."""
-    steps: list[int] = []
-
-    def observe(event: Event) -> None:
-        if isinstance(event, Stepped):
-            steps.append(event.step)
-        if len(steps) == after:
-            raise Cut
-
-    return steps, observe
-
-
-def test_a_verification_that_was_broken_off_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = TINY | {"train.save_every": 1}
-    whole = api.verify("iris", settings, seeds=(0, 1), runs=tmp_path / "whole")
-    cut = tmp_path / "cut"
-    with pytest.raises(Cut):
-        api.verify("iris", settings, seeds=(0, 1), runs=cut, observers=[cutting(6 + 4)[1]])
-    steps, watch = cutting(99)
-    again = api.verify("iris", settings, seeds=(0, 1), runs=cut, observers=[watch])
-    assert again["values"] == whole["values"] and again["other_metrics"] == whole["other_metrics"]
-    assert 0 < len(steps) <= 3 and steps[-1] == 6  # the first seed's run was at its end, the second's went on
-    assert {path.name for path in cut.glob("iris-*")} == {"iris-1", "iris-2"}
-    api.verify("iris", settings, seeds=(0,), runs=cut)  # nothing is left to go on with
-    assert (cut / "iris-3").is_dir()
-    with pytest.raises(Cut):
-        api.verify("iris", settings, seeds=(5,), runs=cut, observers=[cutting(3)[1]])
-    monkeypatch.setattr("strata.device.commit", lambda: "another")
-    api.verify("iris", settings, seeds=(5,), runs=cut)
-    assert (cut / "iris-5").is_dir()  # what other code began is not mixed with

@@ -260,22 +260,18 @@ def verify(
     note: Annotated[str, typer.Option(help="What a reader has to know to compare, kept with the result.")] = "",
 ) -> None:
     """Retrain a recipe with several seeds and compare with the published number: seeds=0,1,2."""
-    from strata import api
-    from strata.checkpoint.files import read_json, write_json
     from strata.cli import lists
     from strata.cli.progress import watching
     from strata.recipes import result_file
+    from strata.verify import verify as retrain
 
     given = split_settings(settings)
     seeds = lists.numbers(given.pop("seeds", "0,1,2"), "seeds")
-    out, file = console(as_json), result_file(recipe, given.get("model", ""))
-    kept = read_json(file) if add and file.is_file() else None
+    out = console(as_json)
+    file = result_file(recipe, given.get("model", "")) if record or add else None
     with stopping_well(as_json), watching(out) as observer:
-        result = api.verify(recipe, given, seeds=seeds, observers=[observer], note=note, kept=kept)
+        result = retrain(recipe, given, seeds=seeds, observers=[observer], note=note, record=file, add=add)
     lists.verified(out, result)
-    if record or add:
-        file.parent.mkdir(exist_ok=True)
-        write_json(file, result)
     if as_json:
         answer(result)
 

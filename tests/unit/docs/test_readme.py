@@ -7,14 +7,11 @@ import os
 import re
 import runpy
 import shlex
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from strata.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "src" / "strata" / "recipes" / "results"
@@ -69,44 +66,13 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exec(block, {})
 
 
-def test_a_recipe_verified_with_two_seeds_tells_mean_and_spread(tmp_path: Path) -> None:
-    from strata import api
-
-    result = api.verify("iris", {"train.epochs": 2}, seeds=(0, 1), runs=tmp_path)
-    assert len(result["values"]) == 2 and min(result["values"]) <= result["mean"] <= max(result["values"])
-    assert result["command"] == "strata verify iris train.epochs=2 seeds=0,1"
-    assert json.loads(json.dumps(result)) == result
-    both = api.verify("iris", {"train.epochs": 2}, seeds=(2,), runs=tmp_path, kept=result)
-    assert both["seeds"] == [0, 1, 2] and both["values"][:2] == result["values"]
-    assert both["command"] == "strata verify iris train.epochs=2 seeds=0,1,2" and both["machine"] == result["machine"]
-    assert both["mean"] == statistics.fmean(both["values"]) and len(both["other_metrics"]["loss"]) == 3
-    with pytest.raises(ConfigError, match="Seed 1 of iris is recorded already"):
-        api.verify("iris", {"train.epochs": 2}, seeds=(1,), runs=tmp_path, kept=result)
-    with pytest.raises(ConfigError, match=r"is of train.epochs=2.0, and this is 3.0. Record all seeds anew"):
-        api.verify("iris", {"train.epochs": 3}, seeds=(2,), runs=tmp_path, kept=result)
-
-
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_a_recorded_result_is_of_the_settings_that_its_command_gives_today(path: Path) -> None:
-    from strata import api
+    import strata
+    from strata.verify import difference, without_seed
 
     found = json.loads(path.read_text(encoding="utf-8"))
     words = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["words_of"](found)
     words.pop("seeds")
-    now = api.without_seed(api.recipe(found["recipe"], words))
-    assert api.difference(found["resolved"], now) == ""
-
-
-def test_seeds_are_added_to_a_result_of_before_a_setting_existed(tmp_path: Path) -> None:
-    from strata import api
-
-    result = api.verify("iris", {"train.epochs": 2}, seeds=(0,), runs=tmp_path)
-    before = json.loads(json.dumps(result))
-    del before["resolved"]["train"]["grow_step"]
-    assert api.verify("iris", {"train.epochs": 2}, seeds=(1,), runs=tmp_path, kept=before)["seeds"] == [0, 1]
-    before["resolved"]["train"]["gone"] = 1
-    with pytest.raises(ConfigError, match=r"has settings that are no longer there: .*gone"):
-        api.verify("iris", {"train.epochs": 2}, seeds=(2,), runs=tmp_path, kept=before)
-    del before["resolved"]
-    with pytest.raises(ConfigError, match="does not say all its settings"):
-        api.verify("iris", {"train.epochs": 2}, seeds=(2,), runs=tmp_path, kept=before)
+    now = without_seed(strata.recipe(found["recipe"], words))
+    assert difference(found["resolved"], now) == ""
