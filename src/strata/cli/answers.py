@@ -11,8 +11,6 @@ from typing import Any
 
 from strata.errors import ConfigError, DataError, RunError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-
 
 def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
     """Yield one raw input after another: folders give their pictures, tables their rows, a text file its text.
@@ -21,7 +19,7 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
 
     Raises DataError for a file or folder that is missing, before anything is read.
     """
-    from strata.data import TEXTUAL
+    from strata.data import TEXTUAL, images, pictures
     from strata.data.files import read_text
 
     inputs = list(inputs)
@@ -37,9 +35,9 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
             yield from _texts(path, kind) if is_file(path) else (word,)
         elif kind == "image":
             if path.is_dir():
-                found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+                found = images.pictures_in(path)
                 if not found:
-                    raise DataError(f"The folder {word} holds no pictures ({', '.join(PICTURES)}).")
+                    raise DataError(f"The folder {word} holds no pictures ({', '.join(sorted(pictures.EXTENSIONS))}).")
                 yield from map(str, found)
             else:
                 yield str(path)

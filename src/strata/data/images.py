@@ -72,21 +72,21 @@ def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:
     for folder in folders:
         named.setdefault(splits.NAMES.get(folder.name.lower(), ""), []).append(folder)
     beside = named.pop("", [])
-    if "train" in named and not any(_pictures_in(folder, Counter(), deep=True) for folder in beside):
+    if "train" in named and not any(pictures_in(folder) for folder in beside):
         for found in named.values():
             if len(found) > 1:
                 raise DataError(f"{root} has two folders for one split: {found[0].name} and {found[1].name}. Keep one.")
-        _pictures_in(root, others, deep=False)
+        pictures_in(root, others, deep=False)
         return {part: _list_part(found[0], others) for part, found in named.items()}, others
     return {"train": _list_part(root, others)}, others
 
 
 def _list_part(folder: Path, others: Counter[str]) -> Listing:
     found = Listing()
-    loose = _pictures_in(folder, others, deep=False)
+    loose = pictures_in(folder, others, deep=False)
     for entry in visible(folder):
         if entry.is_dir():
-            files = _pictures_in(Path(entry.path), others, deep=True)
+            files = pictures_in(Path(entry.path), others)
             found.files += files
             found.classes += [entry.name] * len(files)
             if not files:
@@ -98,12 +98,17 @@ def _list_part(folder: Path, others: Counter[str]) -> Listing:
     return found
 
 
-def _pictures_in(folder: Path, others: Counter[str], *, deep: bool) -> list[Path]:
+def pictures_in(folder: Path, others: Counter[str] | None = None, *, deep: bool = True) -> list[Path]:
+    """Return the pictures of a folder in the order of their names, those of its folders too where it is ``deep``.
+
+    The extensions of files that are none are counted in ``others``. What is hidden is left out.
+    """
+    others = Counter() if others is None else others
     found: list[Path] = []
     for entry in visible(folder):
         if entry.is_dir():
             if deep:
-                found += _pictures_in(Path(entry.path), others, deep=True)
+                found += pictures_in(Path(entry.path), others)
             continue
         file = Path(entry.path)
         extension = file.suffix.lower()

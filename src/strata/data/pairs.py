@@ -105,19 +105,9 @@ def _folders_in(folder: Path) -> list[Path]:
     return [Path(entry.path) for entry in images.visible(folder) if entry.is_dir()]
 
 
-def _files_in(folder: Path) -> list[Path]:
-    found = []
-    for entry in images.visible(folder):
-        if entry.is_dir():
-            found += _files_in(Path(entry.path))
-        elif Path(entry.name).suffix.lower() in pictures.EXTENSIONS:
-            found.append(Path(entry.path))
-    return found
-
-
 def _choose(folder: Path, config: DataConfig) -> _Folders:
     """Decide which folder holds what. Raises DataError where that is not plain."""
-    with_pictures = {path.name: path for path in _folders_in(folder) if _files_in(path)}
+    with_pictures = {path.name: path for path in _folders_in(folder) if images.pictures_in(path)}
     listed = ", ".join(with_pictures) or "none"
 
     def named(setting: str, wanted: str | None, known: frozenset[str]) -> Path | None:
@@ -204,8 +194,9 @@ def match(inputs: Sequence[Path], targets: Sequence[Path]) -> list[Path]:
 def _pairs_of(folder: Path, config: DataConfig) -> tuple[list[Pair], list[str]]:
     """Return one part's pairs, and what was decided, in words."""
     chosen = _choose(folder, config)
-    inputs, targets = _files_in(chosen.input), match(_files_in(chosen.input), _files_in(chosen.target))
-    regions: list[Path] = match(inputs, _files_in(chosen.region)) if chosen.region is not None else []
+    inputs = images.pictures_in(chosen.input)
+    targets = match(inputs, images.pictures_in(chosen.target))
+    regions: list[Path] = match(inputs, images.pictures_in(chosen.region)) if chosen.region is not None else []
     note = f"{folder.name}: {chosen.input.name}/ are learned to be turned into {chosen.target.name}/"
     if chosen.region is not None:
         note += f"; what is black in {chosen.region.name}/ is not measured"
@@ -476,7 +467,7 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
         if part in plan.paths:
             folder = _parts(folder).get(part, _parts(folder)["train"])
         if alone:
-            parts[part] = [Pair(file) for file in _files_in(folder)]
+            parts[part] = [Pair(file) for file in images.pictures_in(folder)]
         else:
             parts[part], said = _pairs_of(folder, config)
             notes += said

@@ -346,6 +346,7 @@ class Training:
         self._refuse_bad_numbers(in_weights=True)
         began = time.monotonic()
         state = self.state
+        state.wall_seconds = began - self.began
         store.save(self.folder.checkpoints, state.step, state.tensors(), state.numbers(), keep=self.config.keep)
         self.saved_step, self.saved_at = state.step, time.monotonic()
         self._emit(events.Saved(step=state.step, seconds=self.saved_at - began))
@@ -663,7 +664,8 @@ class Training:
         self.signal = signal
 
     def _begin_counting(self) -> None:
-        self.began = self.saved_at = time.monotonic()
+        self.saved_at = time.monotonic()
+        self.began: float = self.saved_at - self.state.wall_seconds
         self.logged_seconds, self.logged_waiting = self.state.seconds, 0.0
         self.rates: list[float] = []
         self.clock: float | None = None

@@ -35,6 +35,8 @@ class TrainState:
     logged_step: int = 0
     seconds: float = 0.0
     """Of training proper, over all processes of the run; reported, never used."""
+    wall_seconds: float = 0.0
+    """Up to the checkpoint, with evaluating and saving; likewise."""
     best_value: float | None = None
     best_loss: float = 0.0
     """Beside it; decides between equal values, since an accuracy soon meets its limit on little data."""
@@ -68,6 +70,7 @@ class TrainState:
             "step": self.step,
             "logged_step": self.logged_step,
             "seconds": self.seconds,
+            "wall_seconds": self.wall_seconds,
             "best_value": self.best_value,
             "best_loss": self.best_loss,
             "best_step": self.best_step,
@@ -96,5 +99,6 @@ class TrainState:
         for path, tensor in under("carried/").items():
             place, _, name = path.partition("/")
             self.carried.setdefault(place, {})[name] = tensor.to(device)
+        numbers = {"wall_seconds": numbers["seconds"], **numbers}  # checkpoints of before have no such
         for name in self.numbers():
             setattr(self, name, numbers[name])

@@ -14,12 +14,12 @@ from strata.errors import ConfigError, DataError
 
 
 def test_a_folder_gives_its_pictures_in_order_and_at_any_depth(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a/c.jpg", "a/notes.txt"):
+    for name in ("b.PNG", "a/c.jpg", "a/notes.txt", "a/._c.jpg", "__MACOSX/c.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert [Path(p).name for p in expand([str(tmp_path)], "image")] == ["c.jpg", "b.PNG"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no pictures \(\.jpg"):
+    with pytest.raises(DataError, match=r"holds no pictures \(\.bmp, \.gif, \.jpeg"):
         list(expand([str(tmp_path / "empty")], "image"))
     with pytest.raises(DataError, match="There is no file or folder 'gone'"):
         list(expand(["gone"], "image"))

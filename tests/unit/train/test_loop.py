@@ -221,6 +221,20 @@ def interrupt(
     return strata.resume(stopped.value.folder)
 
 
+def test_a_resumed_runs_time_is_that_of_all_its_processes(tmp_path: Path) -> None:
+    def dawdle(event: events.Event) -> None:
+        if isinstance(event, events.Stepped) and event.step == 2:
+            time.sleep(2)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"data": "iris", "train.steps": 4, "train.batch_size": 16}
+    with pytest.raises(Interrupted) as stopped:
+        strata.train("mlp", settings, runs=tmp_path, observers=[dawdle])
+    began = time.monotonic()
+    finished = strata.resume(stopped.value.folder).finished
+    assert finished is not None and time.monotonic() - began < 2 < finished["seconds"] < finished["total_seconds"]
+
+
 @pytest.mark.parametrize("at", [1, 6, 11])
 def test_a_run_stopped_and_resumed_ends_bit_identical(at: int, tmp_path: Path, digest: Digest) -> None:
     whole = strata.train("digits", PICTURES, runs=tmp_path / "whole")
