@@ -36,8 +36,8 @@ def ready(model: nn.Module, setup: Setup, example_B: Tensor) -> nn.Module:
         setup: device, memory format and precision that the network has and will be run in.
         example_B: any input that it takes, of one sample or more.
     """
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
+        fast = copy.deepcopy(model).eval().requires_grad_(False)
         _fold_batch_norms(fast, example_B)
         _activate_in_place(fast, example_B)
         if setup.precision == "bf16":

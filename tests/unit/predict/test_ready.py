@@ -50,6 +50,13 @@ def test_weights_cast_once_answer_as_those_that_autocast_casts(family: str) -> N
     assert (found - exact).norm() <= max(2 * (expected - exact).norm(), 0.01 * exact.norm())
 
 
+def test_a_network_made_ready_while_answering_has_weights_like_any_other() -> None:
+    model = tiny("resnet")
+    with torch.inference_mode():
+        fast = ready(model, decide(device="cpu", precision="bf16", model=model), torch.randn(1, 3, 8, 8))
+    assert not any(tensor.is_inference() for tensor in (*fast.parameters(), *fast.buffers()))
+
+
 def test_every_norm_after_a_convolution_is_folded_and_the_model_itself_is_left_alone() -> None:
     model = tiny("resnet")
     before = norms(model)
