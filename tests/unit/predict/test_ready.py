@@ -53,7 +53,7 @@ def test_weights_cast_once_answer_as_those_that_autocast_casts(family: str) -> N
 def test_a_network_made_ready_while_answering_has_weights_like_any_other() -> None:
     model = tiny("resnet")
     with torch.inference_mode():
-        fast = ready(model, decide(device="cpu", precision="bf16", model=model), torch.randn(1, 3, 8, 8))
+        fast = ready(model, decide(device="cpu", precision="fp32", model=model), torch.randn(1, 3, 8, 8))
     assert not any(tensor.is_inference() for tensor in (*fast.parameters(), *fast.buffers()))
 
 
