@@ -215,7 +215,7 @@ class Training:
                 part.compile()
         self.signal: int | None = None
         self.saved_step = -1
-        self.logged_seconds = self.logged_waiting = 0.0
+        self.logged_waiting = 0.0
         self.evaluation: Evaluation | None = None
 
     # ------------------------------------------------------------------------------------------------ the run
@@ -442,7 +442,7 @@ class Training:
             self._refuse_bad_numbers()
         norm = sums["gradient norm"] / sums["gradient count"] if "gradient norm" in sums else None
         samples = self.plan.samples_between(state.logged_step, state.step)
-        elapsed = max(state.seconds - self.logged_seconds, 1e-9)
+        elapsed = max(state.seconds - state.logged_seconds, 1e-9)
         self.rates.append(samples / elapsed)
         self._emit(
             events.Logged(
@@ -458,8 +458,8 @@ class Training:
                 seconds=state.seconds,
             )
         )
-        state.sums, state.logged_step = {}, state.step
-        self.logged_seconds, self.logged_waiting = state.seconds, self._waited()
+        state.sums, state.logged_step, state.logged_seconds = {}, state.step, state.seconds
+        self.logged_waiting = self._waited()
         self._start_clock()
 
     def _refuse_bad_numbers(self, in_weights: bool = False) -> None:
@@ -666,7 +666,7 @@ class Training:
     def _begin_counting(self) -> None:
         self.saved_at = time.monotonic()
         self.began: float = self.saved_at - self.state.wall_seconds
-        self.logged_seconds, self.logged_waiting = self.state.seconds, 0.0
+        self.logged_waiting = 0.0
         self.rates: list[float] = []
         self.clock: float | None = None
 

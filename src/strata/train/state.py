@@ -33,6 +33,8 @@ class TrainState:
     carried: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """What each phase's micro-batches hand on to those of the next step: a recurrent net's state, row by row."""
     logged_step: int = 0
+    logged_seconds: float = 0.0
+    """What `seconds` was then; likewise reported alone."""
     seconds: float = 0.0
     """Of training proper, over all processes of the run; reported, never used."""
     wall_seconds: float = 0.0
@@ -69,6 +71,7 @@ class TrainState:
         return {
             "step": self.step,
             "logged_step": self.logged_step,
+            "logged_seconds": self.logged_seconds,
             "seconds": self.seconds,
             "wall_seconds": self.wall_seconds,
             "best_value": self.best_value,
@@ -99,6 +102,7 @@ class TrainState:
         for path, tensor in under("carried/").items():
             place, _, name = path.partition("/")
             self.carried.setdefault(place, {})[name] = tensor.to(device)
-        numbers = {"wall_seconds": numbers["seconds"], **numbers}  # checkpoints of before have no such
+        # Checkpoints of before lack two of them.
+        numbers = {"wall_seconds": numbers["seconds"], "logged_seconds": numbers["seconds"], **numbers}
         for name in self.numbers():
             setattr(self, name, numbers[name])

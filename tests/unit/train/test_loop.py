@@ -221,18 +221,21 @@ def interrupt(
     return strata.resume(stopped.value.folder)
 
 
-def test_a_resumed_runs_time_is_that_of_all_its_processes(tmp_path: Path) -> None:
+def test_a_resumed_runs_times_are_those_of_all_its_processes(tmp_path: Path) -> None:
     def dawdle(event: events.Event) -> None:
         if isinstance(event, events.Stepped) and event.step == 2:
             time.sleep(2)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    settings = {"data": "iris", "train.steps": 4, "train.batch_size": 16}
+    settings = {"data": "iris", "train.steps": 4, "train.batch_size": 16, "train.log_every": 3}
     with pytest.raises(Interrupted) as stopped:
         strata.train("mlp", settings, runs=tmp_path, observers=[dawdle])
     began = time.monotonic()
-    finished = strata.resume(stopped.value.folder).finished
+    run = strata.resume(stopped.value.folder)
+    finished = run.finished
     assert finished is not None and time.monotonic() - began < 2 < finished["seconds"] < finished["total_seconds"]
+    logged = next(record for record in run.records if record["event"] == "step")
+    assert logged["step"] == 3 and logged["samples_per_second"] < 3 * 16 / 2
 
 
 @pytest.mark.parametrize("at", [1, 6, 11])
