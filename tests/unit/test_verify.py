@@ -33,19 +33,19 @@ def test_a_recipe_verified_with_two_seeds_tells_mean_and_spread(tmp_path: Path) 
 
 def test_seeds_are_added_to_equal_settings_only(tmp_path: Path) -> None:
     record = tmp_path / "results" / "iris.json"
-    first = verify("iris", TINY, seeds=(0, 2), runs=tmp_path, record=record, note="quiet")
+    first = verify("iris", {"train.epochs": 2}, seeds=(0, 2), runs=tmp_path, record=record, note="quiet")
     assert kept(record) == first
-    both = verify("iris", TINY, seeds=(1,), runs=tmp_path, record=record, add=True, note="quiet")
+    both = verify("iris", {"train.epochs": 2}, seeds=(1,), runs=tmp_path, record=record, add=True, note="quiet")
     assert kept(record) == both
     assert both["seeds"] == [0, 1, 2] and both["values"][::2] == first["values"]
-    assert both["command"].endswith(" seeds=0,1,2") and both["note"] == "quiet"
+    assert both["command"] == "strata verify iris train.epochs=2 seeds=0,1,2" and both["note"] == "quiet"
     assert both["machine"] == first["machine"] and both["commit"] == first["commit"]
     assert both["mean"] == statistics.fmean(both["values"]) and len(both["other_metrics"]["loss"]) == 3
     with pytest.raises(ConfigError, match="Seed 1 of iris is recorded already"):
-        verify("iris", TINY, seeds=(1,), runs=tmp_path, record=record, add=True)
-    with pytest.raises(ConfigError, match=r"is of train.steps=6, and this is 7. Record all seeds anew"):
-        verify("iris", TINY | {"train.steps": 7}, seeds=(3,), runs=tmp_path, record=record, add=True)
-    anew = verify("iris", TINY | {"train.steps": 7}, seeds=(3,), runs=tmp_path, record=record)
+        verify("iris", {"train.epochs": 2}, seeds=(1,), runs=tmp_path, record=record, add=True)
+    with pytest.raises(ConfigError, match=r"is of train.epochs=2.0, and this is 3.0. Record all seeds anew"):
+        verify("iris", {"train.epochs": 3}, seeds=(3,), runs=tmp_path, record=record, add=True)
+    anew = verify("iris", {"train.epochs": 3}, seeds=(3,), runs=tmp_path, record=record)
     assert kept(record) == anew and anew["seeds"] == [3]
 
 
