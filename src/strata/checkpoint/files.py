@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from strata.errors import CheckpointError, RunError
@@ -132,6 +133,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return dict(load_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+
+
+def read_shapes(path: Path) -> dict[str, torch.Size]:
+    """Return the shapes in a safetensors file, of which no more is read. Raises CheckpointError as `read_tensors`."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
 

@@ -198,6 +198,31 @@ def preset(name: str) -> Any:
     return module.PRESETS[name]
 
 
+def settled(config: Any, like: Any = None) -> Any:
+    """Return a config with what its "auto" settings stand for, so that pictures of another size do not change them.
+
+    A family says what "auto" is for its setting NAME by a function ``NAME_of(config)`` in its file; a stem's is
+    `strata.layers.stem.resolve`. What has neither stays.
+
+    Args:
+        like: a settled config whose values are taken, where it is of the same family; None: the picture size decides.
+    """
+    import sys
+
+    from strata.layers.stem import resolve
+
+    module = sys.modules[type(config).__module__]
+    found = {}
+    for name in (field.name for field in dataclasses.fields(config) if getattr(config, field.name) == "auto"):
+        if type(like) is type(config):
+            found[name] = getattr(like, name)
+        elif name == "stem":
+            found[name] = resolve("auto", config.image_size)
+        elif hasattr(module, f"{name}_of"):
+            found[name] = getattr(module, f"{name}_of")(config)
+    return dataclasses.replace(config, **found)
+
+
 def build(config: Any) -> Any:
     """Return the nn.Module of a config, weights freshly initialised from torch's generator."""
     family = family_of(config)

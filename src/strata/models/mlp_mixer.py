@@ -75,9 +75,7 @@ class MLPMixer(nn.Module):
     def __init__(self, config: MLPMixerConfig) -> None:
         super().__init__()
         self.config = config
-        patch = config.patch_size
-        if patch == "auto":
-            patch = patch_size_for(config.image_size, greatest=16, fewest=7)
+        patch = patch_size_of(config)
         num_patches = (config.image_size // patch) ** 2
         if num_patches == 0:
             raise ConfigError(
@@ -127,3 +125,10 @@ class Block(nn.Module):
         """Return the table of places and channels after this block."""
         x_BND = x_BND + self.depth1(self.tokens(self.norm1(x_BND).transpose(1, 2)).transpose(1, 2))
         return x_BND + self.depth2(self.channels(self.norm2(x_BND)))
+
+
+def patch_size_of(config: MLPMixerConfig) -> int:
+    """Return the side of a patch, "auto" decided by the pictures' size."""
+    if config.patch_size == "auto":
+        return patch_size_for(config.image_size, greatest=16, fewest=7)
+    return config.patch_size

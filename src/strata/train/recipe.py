@@ -25,7 +25,7 @@ from strata.config import (
 )
 from strata.data.dataset import DataConfig
 from strata.errors import ConfigError
-from strata.models import MODELS, config_class, family_of, preset
+from strata.models import MODELS, config_class, family_of, preset, settled
 from strata.tasks import TASKS, Task
 from strata.train import optim, schedule
 from strata.train.transfer import TransferConfig
@@ -179,7 +179,7 @@ class Recipe:
         source = str(Path(str(self.weights.source)).expanduser().resolve())
         return dataclasses.replace(
             self,
-            model=self.model if has_model else weights.config,
+            model=settled(self.model, like=weights.config) if has_model else weights.config,
             data=dataclasses.replace(self.data, **prepared),
             weights=dataclasses.replace(self.weights, source=source),
             reference=None,

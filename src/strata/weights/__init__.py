@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import importlib
 import json
-import pickle
+import re
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from strata.checkpoint.files import read_json, read_tensors, write_json, write_shards, write_tensors
+from strata.checkpoint.files import read_json, read_shapes, read_tensors, write_json, write_shards, write_tensors
 from strata.config import from_json
 from strata.errors import ConfigError, WeightsError
-from strata.models import build, config_class, family_of, names, preset
-from strata.weights import preprocessing
+from strata.models import build, config_class, family_of, settled
+from strata.weights import preprocessing, torchvision
 from strata.weights.table import Table
 
 __all__ = ["Weights", "head_is_new", "load_into", "model_of", "open_weights", "write_huggingface", "write_torchvision"]
 
+T = TypeVar("T")
 FAMILY_OF_TYPE = {
     "resnet": "resnet",
     "vit": "vit",
@@ -47,6 +49,9 @@ FAMILY_OF_TYPE = {
 }
 """Our family of each ``model_type`` in a Hugging Face ``config.json``."""
 _PICKLES = (".pt", ".pth", ".bin")
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+_SAVE_ALONE = "Where it was made, torch.save(model.state_dict(), PATH) writes the tensors alone."
 SHARD_BYTES = 5 * 10**9
 """Size above which a folder's weights are written in several files, as transformers long did."""
 _SPECIAL = {"start": "bos_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
@@ -61,7 +66,7 @@ class Weights:
     layout: str
     """"strata", "Hugging Face" or "torchvision"."""
     config: Any
-    """Of our model that these are the weights of."""
+    """Of our model that these are the weights of; nothing in it is "auto"."""
     preprocess: dict[str, Any]
     """Fields of `DataConfig`: how its pictures are prepared, or what its texts are cut into."""
     labels: tuple[str, ...]
@@ -74,7 +79,8 @@ def open_weights(source: Path | str, config: Any = None) -> Weights:
     """Find out what lies at a path: a run or its ``model/`` folder, a Hugging Face folder, or a file of tensors.
 
     Args:
-        config: our model's config; needed only for a file in torchvision's layout whose name says no preset.
+        config: of our architecture; needed only for a file in torchvision's layout whose name says no preset. Its
+            sizes may be of other data, for the file's tensors say their own.
 
     Raises WeightsError for what is not understood, or not safe to read.
     """
@@ -90,13 +96,15 @@ def open_weights(source: Path | str, config: Any = None) -> Weights:
     if not (path / "config.json").is_file():
         raise WeightsError(f"{path} holds no weights: config.json is missing. Give a run or a Hugging Face folder.")
     content = read_json(path / "config.json")
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path / 'config.json'} holds no settings of a model, but a {type(content).__name__}.")
     if isinstance(content.get("model"), Mapping) and "kind" in content["model"]:
         return _open_ours(path, content)
     return _open_huggingface(path, content)
 
 
 def _open_ours(path: Path, content: Mapping[str, Any]) -> Weights:
-    config = from_json(config_class(content["model"]["kind"]), content["model"], "model")
+    config = settled(from_json(config_class(content["model"]["kind"]), content["model"], "model"))
     prepared = read_json(path / "preprocess.json")
     kept = ("image_size", "channels", "fit", "crop_share", "interpolation", "mean", "std")
     return Weights(
@@ -131,21 +139,31 @@ def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
         )
     room = _room(FAMILY_OF_TYPE[kind])
     beside = room.read_beside(path) if hasattr(room, "read_beside") else {}
-    config = room.config_from(dict(content) | beside)
+    try:
+        config = settled(room.config_from(dict(content) | beside))
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise WeightsError(f"{path / 'config.json'} holds a setting that cannot be understood: {error}.") from error
     prepared: dict[str, Any] = _tokenizer_in(path)
     if not _reads_text(config):
         file = path / "preprocessor_config.json"
         side = int(getattr(config, "image_size", 224))
         prepared = preprocessing.from_huggingface(read_json(file) if file.is_file() else {}, side)
-    labels = content.get("id2label") or {}
     return Weights(
         source=str(path),
         layout="Hugging Face",
         config=config,
         preprocess=prepared,
-        labels=tuple(labels[key] for key in sorted(labels, key=int)),
+        labels=_labels_of(path, content),
         state=lambda: _translated(room.HUGGINGFACE, config, _read_folder(path)),
     )
+
+
+def _labels_of(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    labels = content.get("id2label") or {}
+    if not isinstance(labels, Mapping) or not all(str(key).isdecimal() for key in labels):
+        file = path / "config.json"
+        raise WeightsError(f'The id2label in {file} has to give names by numbers, such as {{"0": "cat"}}.')
+    return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
 
 def _tokenizer_in(path: Path) -> dict[str, Any]:
@@ -162,34 +180,42 @@ def _reads_text(config: Any) -> bool:
 def _open_file(path: Path, config: Any) -> Weights:
     if path.suffix not in (*_PICKLES, ".safetensors"):
         raise WeightsError(f"{path} is no file of weights; those end in .safetensors, .pth or .pt.")
-    if config is None:
-        config = _by_name(path)
-    family = family_of(config)
-    assert family is not None
-    room = _room(family)
-    if not hasattr(room, "TORCHVISION"):
+    config = torchvision.by_name(path) if config is None else config
+    family = str(family_of(config))
+    table = getattr(_room_or_none(family), "TORCHVISION", None)
+    if table is None:
         raise WeightsError(
-            f"A file of weights has to be in torchvision's layout, which has no {family}. Give a folder."
+            f"A file of weights has to be in torchvision's layout, and Strata has no table for its {family}. Give a "
+            "run or a Hugging Face folder."
         )
+    room = _room(family)
+    usual = room.preprocess(config) if hasattr(room, "preprocess") else preprocessing.imagenet()
+    prepared = torchvision.prepared(path, usual)
+    config = torchvision.as_in_file(config, table, _shapes(path), prepared["image_size"])
     return Weights(
         source=str(path),
         layout="torchvision",
         config=config,
-        preprocess=room.preprocess(config) if hasattr(room, "preprocess") else preprocessing.imagenet(),
+        preprocess=prepared | {"image_size": config.image_size},
         labels=(),
-        state=lambda: _translated(room.TORCHVISION, config, _read_file(path)),
+        state=lambda: _translated(table, config, _without_wrappers(_read_file(path))),
     )
 
 
-def _by_name(path: Path) -> Any:
-    """Return the config of the preset that a file is called after, as torchvision's are: resnet50-0676ba61.pth."""
-    stem = path.stem.replace("-", "_")
-    for theirs, ours in (("vit_b_", "vit_base_"), ("vit_l_", "vit_large_")):
-        stem = ours + stem.removeprefix(theirs) if stem.startswith(theirs) else stem
-    fit = [name for name in names() if stem == name or stem.startswith(f"{name}_")]
-    if not fit:
-        raise WeightsError(f"{path.name} does not say which model it is. Give it: model=resnet50 weights={path}")
-    return preset(max(fit, key=len))
+def _shapes(path: Path) -> dict[str, torch.Size]:
+    """Return the shapes of a file's tensors by their names; of all but torch's oldest files without reading these."""
+    if path.suffix == ".safetensors":
+        return _without_wrappers(read_shapes(path))
+    return _without_wrappers({name: value.shape for name, value in _read_file(path).items()})
+
+
+def _without_wrappers(found: Mapping[str, T]) -> dict[str, T]:
+    """Return what belongs to names under these without what a trainer put before all of them."""
+    found = dict(found)
+    for prefix in (*_WRAPPERS, "model."):  # Lightning's; in other libraries' folders it is part of the name
+        if found and all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def _room(family: str) -> Any:
@@ -214,7 +240,10 @@ def _read_folder(path: Path) -> dict[str, Tensor]:
         if (path / name).is_file():
             return read(path / name)
         if (path / f"{name}.index.json").is_file():
-            shards = sorted(set(read_json(path / f"{name}.index.json")["weight_map"].values()))
+            index = read_json(path / f"{name}.index.json")
+            if not isinstance(index, Mapping) or not isinstance(index.get("weight_map"), Mapping):
+                raise WeightsError(f"{path / name}.index.json does not say which file holds what: no weight_map in it.")
+            shards = sorted(set(index["weight_map"].values()))
             return {key: value for shard in shards for key, value in read(path / shard).items()}
     raise WeightsError(f"{path} holds no model.safetensors. Other files, such as TensorFlow's, are not read.")
 
@@ -224,18 +253,30 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch's reader meets what is no file of torch's with errors of many kinds
         raise WeightsError(
-            f"{path} cannot be read by torch's weights-only reader, the only one that runs no foreign code: {first}"
+            f"{path} cannot be read by torch's weights-only reader, the only one that runs no foreign code: "
+            f"{_why(error)}"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise WeightsError(f"{path} holds no state dict, but a {type(found).__name__}.")
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+        raise WeightsError(f"{path} holds no state dict, but a {type(found).__name__}. {_SAVE_ALONE}")
+    tensors = {str(key): value for key, value in found.items()}
+    for prefix in _WRAPPERS:
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _why(error: Exception) -> str:
+    """Return in one line why torch did not read a file."""
+    beside = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if beside is not None:
+        return f"it holds a {beside[1]} beside tensors. {_SAVE_ALONE}"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def model_of(weights: Weights) -> nn.Module:
@@ -261,7 +302,7 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     config: Any = model.config
     family = family_of(config)
     if family != family_of(weights.config):
-        raise WeightsError(f"{weights.source} holds a {family_of(weights.config)}, but the model is a {family}.")
+        raise WeightsError(f"{weights.source} is of family {family_of(weights.config)}, but the model of {family}.")
     if getattr(config, "image_size", None) != getattr(weights.config, "image_size", None):
         fit = getattr(_room_or_none(family), "fit_positions", None)
         theirs = fit(theirs, weights.config, config) if fit is not None else theirs
@@ -271,8 +312,19 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     head = [name for name in ours if "head" in name.split(".")]  # an auxiliary head's last layer too
     is_new = labels is not None and head_is_new(config, weights, labels)
     wrong = [name for name in ours if not (is_new and name in head) and _differ(ours, theirs, name)]
+    if wrong and set(wrong) <= set(head):
+        raise WeightsError(
+            f"{weights.source} holds a network without a head, which answers nothing by itself. Train one on it: "
+            f"strata train DATA weights={weights.source}"
+        )
     if wrong:
         name = wrong[0]
+        sides = [getattr(c, "image_size", None) for c in (weights.config, config)]
+        if sides[0] != sides[1] and config == replace(weights.config, **_sizes(config)):
+            raise WeightsError(
+                f"{weights.source} is of a network for pictures of {sides[0]} pixels, which takes no other size: "
+                f"data.image_size={sides[0]}"
+            )
         has = tuple(theirs[name].shape) if name in theirs else "nothing"
         raise WeightsError(
             f"{weights.source} does not fit the model: {name} is {tuple(ours[name].shape)} there and {has} in the "
@@ -283,6 +335,12 @@ def load_into(model: nn.Module, weights: Weights, *, labels: tuple[str, ...] | N
     number = sum(value.numel() for value in taken.values())
     said = f"{number:,} numbers from {weights.source} ({weights.layout}); the head is {'new' if is_new else 'kept'}"
     return said + (f"; {more:,} tokens are new to it, and the embedding has as many rows more" if more else "")
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    """Return what a model takes from the data."""
+    names = ("image_size", "num_classes", "in_channels")
+    return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
 def new_tokens(config: Any, weights: Weights) -> int:
@@ -376,7 +434,7 @@ def write_torchvision(path: Path | str, model: nn.Module) -> Path:
     family = family_of(config)
     room = _room(str(family))
     if not hasattr(room, "TORCHVISION"):
-        raise WeightsError(f"torchvision has no counterpart of {family!r}.")
+        raise WeightsError(f"Strata has no table for torchvision's layout of {family!r}.")
     if Path(path).suffix != ".safetensors":
         raise ConfigError(f"{path} has to end in .safetensors; torch.load's pickles are not written.")
     write_tensors(Path(path), room.TORCHVISION.write(config, model.state_dict()))

@@ -89,7 +89,7 @@ class Table:
 
         Raises WeightsError for tensors that are missing, unknown, or of another shape.
         """
-        theirs = {self._today(their): value for their, value in theirs.items()}
+        theirs = {self.today(their): value for their, value in theirs.items()}
         names, tied, trunk = self.names(config, ours), self.tied(config), self._trunk(config)
         if trunk and not any(their.startswith(trunk) for their in theirs):
             theirs = {trunk + their: value for their, value in theirs.items()}
@@ -142,7 +142,8 @@ class Table:
     def _is_head(self, our: str) -> bool:
         return our.startswith(f"{self.head}.")
 
-    def _today(self, their: str) -> str:
+    def today(self, their: str) -> str:
+        """Return a name of theirs as files have it now."""
         for old, new in self.renamed.items():
             their = their.replace(old, new)
         return their

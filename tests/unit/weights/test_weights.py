@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import strata
 from strata import api, models, weights
 from strata.errors import ConfigError, RunError, WeightsError
 from strata.models.resnet import TINY, ResNet
-from strata.weights import preprocessing
+from strata.weights import preprocessing, torchvision
+from strata.weights import vit as vit_weights
 from strata.weights.resnet import HUGGINGFACE, TORCHVISION
 
 CONFIG = dataclasses.replace(TINY, stem="imagenet", image_size=32, num_classes=3)
@@ -89,13 +91,140 @@ def test_a_file_in_torchvision_s_layout_is_read_for_the_model_that_is_given(
     [
         ("resnet50-0676ba61.pth", "resnet50"),
         ("vit_b_16-c867db91.pth", "vit_base_16"),
+        ("vit_l_16_lc_swag-4d563306.pth", "vit_large_16"),
         ("vgg16_bn-6c64b313.pth", "vgg16_bn"),
+        ("alexnet-owt-7be5be79.pth", "alexnet"),
         ("inception_v3_google-0cc3c7bd.pth", "inception_v3"),
     ],
 )
-def test_torchvision_s_own_file_names_say_the_preset(name: str, preset: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"not read yet")
-    assert weights.open_weights(tmp_path / name).config == models.preset(preset)
+def test_torchvision_s_own_file_names_say_the_preset(name: str, preset: str) -> None:
+    assert torchvision.by_name(Path(name)) == models.preset(preset)
+
+
+@pytest.mark.parametrize("name", ["mine.pth", "vit_h_14_swag-80465313.pth"])
+def test_a_name_that_is_no_preset_s_is_refused(name: str) -> None:
+    with pytest.raises(WeightsError, match="does not say which model it is"):
+        torchvision.by_name(Path(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "short", "interpolation"),
+    [
+        ("resnet50-0676ba61.pth", 224, 256, "bilinear"),
+        ("resnet50-11ad3fa6.pth", 224, 232, "bilinear"),
+        ("vit_l_16-852ce7e3.pth", 224, 242, "bilinear"),
+        ("vit_b_16_swag-9ac1b537.pth", 384, 384, "bicubic"),
+    ],
+)
+def test_torchvision_s_files_prepare_pictures_each_in_its_way(
+    name: str, side: int, short: int, interpolation: str
+) -> None:
+    found = torchvision.prepared(Path(name), preprocessing.imagenet())
+    assert (found["image_size"], found["crop_share"], found["interpolation"]) == (side, side / short, interpolation)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"data.image_size": 64}, {"weights.tune": "probe"}, {"weights.tune": "lora"}, {"data.channels": 3}],
+    ids=lambda settings: " ".join(f"{key}={value}" for key, value in settings.items()),
+)
+def test_a_file_of_torchvision_s_is_fine_tuned_on_other_classes_and_sizes(
+    settings: dict[str, Any], model: ResNet, tmp_path: Path
+) -> None:
+    torch.save(TORCHVISION.write(CONFIG, model.state_dict()), tmp_path / "resnet18-abc.pth")
+    ours = {"model": "resnet18", "data.image_size": 96}
+    ours |= {f"model.{name}": getattr(CONFIG, name) for name in ("block", "width", "depths")}
+    run = strata.train(
+        "digits",
+        {**ours, "weights": str(tmp_path / "resnet18-abc.pth"), "train.steps": 1, "data.limit": 40, **settings},
+        runs=tmp_path,
+    )
+    assert (run.model().config.stem, run.model().config.num_classes) == ("imagenet", 10)
+    assert "the head is new" in (run.folder / "log.txt").read_text()
+
+
+def test_a_file_s_positions_are_brought_to_the_pictures_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(models.preset("vit_tiny_16"), depth=1, width=12, num_heads=2, image_size=48)
+    vit = models.build(config)
+    torch.save(vit_weights.TORCHVISION.write(config, vit.state_dict()), tmp_path / "vit_tiny_16-abc.pth")
+    other = dataclasses.replace(config, image_size=64, num_classes=4, in_channels=3)
+    found = weights.open_weights(tmp_path / "vit_tiny_16-abc.pth", other)
+    assert found.config == config
+    assert found.preprocess["image_size"] == 48
+    taken = models.build(other)
+    weights.load_into(taken, found, labels=("a", "b", "c", "d"))
+    assert torch.equal(taken.positions_1TD[:, 0], vit.positions_1TD[:, 0])
+    assert taken.positions_1TD.shape == (1, 17, 12)
+
+
+def test_what_trainers_put_before_names_and_around_tensors_is_taken_off(model: ResNet, tmp_path: Path) -> None:
+    theirs = TORCHVISION.write(CONFIG, model.state_dict())
+    path = tmp_path / "mine.pth"
+    for prefix in ("module.", "_orig_mod.", "model."):
+        torch.save({"model_state_dict": {prefix + name: value for name, value in theirs.items()}}, path)
+        read = weights.open_weights(path, CONFIG).state()
+        assert all(torch.equal(value, read[name]) for name, value in model.state_dict().items())
+
+
+def test_a_network_made_for_small_pictures_stays_the_same_at_a_larger_size(tmp_path: Path) -> None:
+    settings = {"model": "mobilenet_v2_035", "data.image_size": 64, "train.steps": 1, "data.limit": 40}
+    small = strata.train("digits", settings, runs=tmp_path)
+    larger = {"weights": str(small.folder), "data.image_size": 72, "train.steps": 1, "data.limit": 40}
+    for chosen in ({}, {"model": "mobilenet_v2_035"}):
+        run = strata.train("digits", {**larger, **chosen}, runs=tmp_path)
+        assert run.model().config.stem == "cifar"
+
+
+def test_a_network_of_one_size_only_says_which(tmp_path: Path) -> None:
+    settings = {"model": "lenet5_modern", "data.image_size": 28, "train.steps": 1, "data.limit": 40}
+    run = strata.train("digits", settings, runs=tmp_path)
+    with pytest.raises(WeightsError, match=r"for pictures of 28 pixels.*data\.image_size=28"):
+        strata.train("digits", {"weights": str(run.folder), "data.image_size": 40, "train.steps": 1}, runs=tmp_path)
+
+
+def test_a_network_without_a_head_says_that_it_has_none(folder: Path) -> None:
+    theirs = load_file(folder / "model.safetensors")
+    save_file(
+        {name.removeprefix("resnet."): v for name, v in theirs.items() if not name.startswith("classifier")},
+        folder / "model.safetensors",
+    )
+    with pytest.raises(WeightsError, match="without a head, which answers nothing by itself"):
+        strata.load(folder)
+
+
+@pytest.mark.parametrize("content", ["hello world", "", "\x80\x02junk"])
+def test_a_file_that_is_none_of_torch_s_is_refused_in_a_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "resnet18-x.pth").write_text(content)
+    with pytest.raises(WeightsError, match="cannot be read by torch's weights-only reader"):
+        weights.open_weights(tmp_path / "resnet18-x.pth")
+
+
+def test_what_lies_beside_the_tensors_is_named(model: ResNet, tmp_path: Path) -> None:
+    torch.save({"args": argparse.Namespace(lr=1), "state_dict": model.state_dict()}, tmp_path / "resnet18-x.pth")
+    with pytest.raises(WeightsError, match=r"a argparse\.Namespace beside tensors.*torch\.save\(model\.state_dict"):
+        weights.open_weights(tmp_path / "resnet18-x.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id2label": ["cat", "dog", "owl"]}, "id2label .* has to give names by numbers"),
+        ({"id2label": {"a": "cat", "b": "dog", "c": "owl"}}, "id2label .* has to give names by numbers"),
+        ({"depths": 3}, "holds a setting that cannot be understood"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_a_line(changes: dict[str, Any], said: str, folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changes))
+    with pytest.raises(WeightsError, match=said):
+        weights.open_weights(folder)
+
+
+def test_a_config_that_is_a_list_is_refused_in_a_line(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(WeightsError, match="holds no settings of a model, but a list"):
+        weights.open_weights(folder)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -105,7 +234,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
     torch.save({"weight": Evil()}, tmp_path / "resnet18.pth")
     with pytest.raises(WeightsError, match="weights-only reader, the only one that runs no foreign code"):
-        weights.open_weights(tmp_path / "resnet18.pth").state()
+        weights.open_weights(tmp_path / "resnet18.pth")
     assert not (tmp_path / "pwned").exists()
 
 
