@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strata.config import Positive, PositiveFloat
+from strata.errors import ConfigError
 from strata.layers.activations import Activation, activation
 
 PATCH = 2
@@ -48,8 +49,8 @@ TINY = AirbenchConfig(widths=(4, 6), output_scale=1.0, image_size=9, num_classes
 class Airbench(nn.Module):
     """The speed-run network (Jordan 2024, section 3; after Page 2019): pictures (B, C, H, W) to logits (B, K).
 
-    Differs from the paper: norms have PyTorch's epsilon; the last pooling takes all that is left of the picture, so
-    that any size is taken.
+    Differs from the paper: norms have PyTorch's epsilon and learn their gains; the whitening's bias is learned to the
+    end; the last pooling takes all that is left of the picture, so that larger sizes are taken too.
     """
 
     config_class = AirbenchConfig
@@ -58,6 +59,12 @@ class Airbench(nn.Module):
     def __init__(self, config: AirbenchConfig) -> None:
         super().__init__()
         self.config = config
+        least = 2 ** len(config.widths) + 1
+        if config.image_size < least:
+            raise ConfigError(
+                f"image_size={config.image_size} is too small for {len(config.widths)} poolings; at least {least} "
+                f"pixels a side are needed. Take larger pictures: data.image_size={least}"
+            )
         numbers = config.in_channels * PATCH**2
         self.whitening = Whitening(config.in_channels, 2 * numbers, config.whitening_floor)
         self.act = activation(config.activation)

@@ -2,7 +2,7 @@
 
 Paper: Huang, Liu, van der Maaten and Weinberger 2017, "Densely connected convolutional networks", Table 1; the shapes
 with bottlenecks and compression, "DenseNet-BC". Unusual here: small pictures get a stem that keeps their size, as the
-paper's own CIFAR networks have it.
+paper's own CIFAR networks have it, but with a norm after its convolution (48 numbers more in DenseNet-BC-100-12).
 
 B samples, C channels, H and W pixels, K classes.
 """
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from strata.config import Fraction, Positive, Probability
+from strata.errors import ConfigError
 from strata.layers.activations import Activation, activation
-from strata.layers.stem import Stem, stem
+from strata.layers.stem import Stem, resolve, stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,13 @@ class DenseNet(nn.Module):
     def __init__(self, config: DenseNetConfig) -> None:
         super().__init__()
         self.config = config
+        stride = {"cifar": 1, "patch": 2, "imagenet": 4}[resolve(config.stem, config.image_size)]
+        least = (2 ** (len(config.depths) - 1) - 1) * stride + 1
+        if config.image_size < least:
+            raise ConfigError(
+                f"image_size={config.image_size} is too small for {len(config.depths)} stages after the stem; at least "
+                f"{least} pixels a side are needed. Take larger pictures, fewer stages or model.stem=cifar."
+            )
         self.stem = stem(config.stem, config.image_size, config.in_channels, config.width, config.activation)
         self.stages = nn.Sequential()
         channels = config.width

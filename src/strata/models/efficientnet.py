@@ -86,7 +86,8 @@ class EfficientNet(nn.Module):
     """EfficientNet (Tan and Le 2019; squeeze by Hu et al. 2018): pictures (B, C, H, W) to logits (B, K).
 
     Differs from the paper: running statistics follow a batch by a tenth, not a hundredth; the head's weights begin as
-    PyTorch's do, which is as the authors' with 1000 classes: theirs grow as classes get fewer.
+    PyTorch's do, which is as the authors' with 1000 classes: theirs grow as classes get fewer; stochastic depth
+    reaches its rate in the last block, and theirs would one block after it.
     """
 
     config_class = EfficientNetConfig

@@ -17,6 +17,7 @@ from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
 from strata.config import Positive, PositiveFloat, Probability
+from strata.errors import ConfigError
 from strata.layers.activations import Activation, activation
 from strata.layers.stem import resolve
 
@@ -158,6 +159,8 @@ STAGES: dict[str, tuple[Branch, ...]] = {
     ),
     "v3": ((_a(32), _a(64), _a(64)), (_B, _c(128), _c(160), _c(160), _c(192)), (_D, _E, _E)),
 }
+LEAST = {"v1": 15, "v3": 75}
+"""Pixels a side that ImageNet's stem and what follows it need."""
 TAPS = {"v1": ((1, 1), (1, 4)), "v3": ((1, 4),)}
 """Stage and place of the blocks whose output an auxiliary head reads."""
 
@@ -180,6 +183,11 @@ class Inception(nn.Module):
         super().__init__()
         self.config = config
         is_small = resolve(config.stem, config.image_size) == "cifar"
+        if not is_small and config.image_size < LEAST[config.version]:
+            raise ConfigError(
+                f"image_size={config.image_size} is too small for ImageNet's stem, which needs {LEAST[config.version]} "
+                "pixels a side. Take larger pictures or model.stem=cifar."
+            )
         stem = _for_small(STEMS[config.version]) if is_small else STEMS[config.version]
         self.stem, channels = _chain(config, config.in_channels, stem)
         self.stages = nn.Sequential()
