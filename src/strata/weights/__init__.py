@@ -134,9 +134,7 @@ def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
     config = room.config_from(dict(content) | beside)
     prepared: dict[str, Any] = _tokenizer_in(path)
     if not _reads_text(config):
-        file = path / "preprocessor_config.json"
-        side = int(getattr(config, "image_size", 224))
-        prepared = preprocessing.from_huggingface(read_json(file) if file.is_file() else {}, side)
+        prepared = preprocessing.of_folder(path, kind, config.in_channels, int(getattr(config, "image_size", 224)))
     labels = content.get("id2label") or {}
     return Weights(
         source=str(path),
@@ -366,7 +364,7 @@ def write_huggingface(
         write_json(folder / name, further)
     if preprocess is not None and not _reads_text(config):
         prepared = preprocessing.to_huggingface(preprocess, content["model_type"])
-        write_json(folder / "preprocessor_config.json", prepared)
+        write_json(folder / preprocessing.FILE, prepared)
     return folder
 
 
