@@ -112,7 +112,7 @@ def of_folder(folder: Path, model_type: str, channels: int, side: int) -> dict[s
         raise WeightsError(f"{folder} is for pictures of {channels} channels; Strata has grey (1) and colour (3) ones.")
     if (folder / FILE).is_file():
         return from_huggingface(read_json(folder / FILE), model_type, channels)
-    _tell_that_nothing_is_said(folder)
+    _tell_that_nothing_is_said(folder.resolve())
     found = imagenet(side, side)
     if channels == 1:
         found |= {key: (sum(found[key]) / 3,) for key in ("mean", "std")} | {"channels": 1}
@@ -122,7 +122,9 @@ def of_folder(folder: Path, model_type: str, channels: int, side: int) -> dict[s
 @functools.cache
 def _tell_that_nothing_is_said(folder: Path) -> None:
     logger.warning(
-        "%s has no %s: its pictures are taken to be prepared with ImageNet's mean and deviation.", folder, FILE
+        "%s has no %s: pictures are prepared with ImageNet's mean and deviation. Put the file there if others fit.",
+        folder,
+        FILE,
     )
 
 

@@ -231,11 +231,11 @@ def test_a_folder_that_does_not_say_how_pictures_are_prepared_is_told_of_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "preprocessor_config.json").unlink()
-    for _ in range(2):
-        assert weights.open_weights(folder).preprocess["mean"] == preprocessing.IMAGENET_MEAN
+    for path in (folder, folder / ".." / folder.name):
+        assert weights.open_weights(path).preprocess["mean"] == preprocessing.IMAGENET_MEAN
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder} has no preprocessor_config.json: its pictures are taken to be prepared with ImageNet's mean and "
-        "deviation."
+        f"{folder.resolve()} has no preprocessor_config.json: pictures are prepared with ImageNet's mean and "
+        "deviation. Put the file there if others fit."
     ]
 
 
