@@ -16,7 +16,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -159,6 +159,10 @@ def parse(kind: Any, text: str, dotted: str) -> Any:
         except ConfigError:
             if len(options) == 1:
                 raise
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    for value in (value for option in literals for value in typing.get_args(option)):
+        if str(value) == text.strip():  # a number among them is not what was typed, but is meant by it
+            return _check(kind, value, dotted)
     return _check(kind, text, dotted)
 
 

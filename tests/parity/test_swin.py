@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ def test_a_trunk_alone_gives_all_but_the_head(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs(picture()).pooler_output
         torch.testing.assert_close(ours.features(picture()), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_maps_smaller_than_a_window_are_not_written_since_transformers_cannot_run_them(tmp_path: Path) -> None:
+    theirs = theirs_of(image_size=8).config
+    config = config_from(theirs.to_dict())  # maps of 4 and 2 places
+    with pytest.raises(WeightsError, match=r"windows of 4 places and a last map of 2.*Train it with model\.window=2"):
+        weights.write_huggingface(tmp_path / "ours", models.build(config))
+    assert not (tmp_path / "ours").exists()
+    folder = weights.write_huggingface(tmp_path / "ours", models.build(dataclasses.replace(config, window=2)))
+    written = transformers.SwinForImageClassification.from_pretrained(folder, dtype=torch.float64)
+    assert written(picture(8)).logits.shape == (2, 5)
 
 
 def test_what_follows_from_the_sizes_is_dropped_with_the_reason() -> None:

@@ -38,6 +38,7 @@ class Outer:
     steps: Positive | None = None
     size: Positive | Literal["full"] = 64
     compile: bool | Literal["auto"] = "auto"
+    channels: Literal[1, 3] | None = None
     weights: Literal["balanced"] | tuple[float, ...] | None = None
     inner: Inner = field(default_factory=Inner)
     any: Any = None
@@ -57,6 +58,8 @@ class Outer:
         ("size", "1", 1),
         ("compile", "true", True),
         ("compile", "auto", "auto"),
+        ("channels", "1", 1),
+        ("channels", "none", None),
         ("weights", "balanced", "balanced"),
         ("weights", "1,2.5", (1.0, 2.5)),
         ("inner.rate", "1e-3", 1e-3),
@@ -82,6 +85,7 @@ def test_a_bare_key_sets_the_head_of_its_group() -> None:
         ("steps", "1e3", "steps=1e3 is not allowed: it has to be a valid integer."),
         ("size", "half", "size=half is not allowed: it has to be a valid integer or 'full'."),
         ("compile", "x", "compile=x is not allowed: it has to be a valid boolean or 'auto'."),
+        ("channels", "2", "channels=2 is not allowed: it has to be 1 or 3."),
         ("pair", "0.9", "pair=0.9 is not allowed: it has to be at least 2 values."),
         ("pair", "1,2,3", "pair=1,2,3 is not allowed: it has to be at most 2 values."),
         ("widths", "[1, 2", "widths=[1, 2 is not a list; write it as 1,2,3 or [1, 2, 3]."),

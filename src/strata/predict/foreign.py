@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from strata.checkpoint.files import read_json
 from strata.data.preprocess import ImagePreprocess
 from strata.data.questions import QuestionPreprocess
 from strata.data.sentences import LENGTH_AT_MOST, SentencePreprocess
@@ -24,6 +25,7 @@ from strata.tasks.next_token import NextToken
 from strata.tasks.tag import Tag
 from strata.tasks.translate import Translate
 from strata.weights import Weights, model_of, open_weights
+from strata.weights.settings import Settings
 
 TARGET_LENGTH = 128
 """Tokens up to which a text is written from another, where the folder says nothing of the texts that were learned."""
@@ -35,14 +37,29 @@ Foreign = tuple[Task, nn.Module, Any, tuple[str, ...]]
 def read_foreign(folder: Path) -> Foreign:
     """Return all that a Hugging Face folder's model needs to answer.
 
-    Raises WeightsError for a model that Strata cannot take, RunError for one that answers nothing by itself, DataError
-    for a text model without its tokenizer.
+    Raises WeightsError for a model that Strata cannot take, RunError for one that answers nothing by itself, or
+    otherwise than with one of several labels, DataError for a text model without its tokenizer.
     """
     weights = open_weights(folder)
+    if hasattr(weights.config, "num_classes") and getattr(weights.config, "head", "class") == "class":
+        _must_tell_classes_apart(folder)
     if "vocab_size" in vars(weights.config):
         return _of_texts(folder, weights)
     labels = weights.labels or tuple(f"class {k}" for k in range(weights.config.num_classes))
     return Classify(), model_of(weights), ImagePreprocess(labels=labels, **weights.preprocess), labels
+
+
+def _must_tell_classes_apart(folder: Path) -> None:
+    """Refuse a head that gives numbers, or several labels at once. Raises RunError."""
+    content = read_json(folder / "config.json")
+    kind = content.get("problem_type")
+    if kind is None and Settings(content, "This model").num_classes() == 1:
+        kind = "regression"  # as theirs takes a single output
+    if kind not in (None, "single_label_classification"):
+        raise RunError(
+            f"{folder} holds a model for problem_type={kind!r}, and Strata answers with one label of several only. "
+            f"Train it on classes: strata train DATA weights={folder}. Or take what its head gives: strata.load."
+        )
 
 
 def _of_texts(folder: Path, weights: Weights) -> Foreign:

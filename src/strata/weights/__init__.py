@@ -145,9 +145,7 @@ def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
         raise WeightsError(f"{path / 'config.json'} holds a setting that cannot be understood: {error}.") from error
     prepared: dict[str, Any] = _tokenizer_in(path)
     if not _reads_text(config):
-        file = path / "preprocessor_config.json"
-        side = int(getattr(config, "image_size", 224))
-        prepared = preprocessing.from_huggingface(read_json(file) if file.is_file() else {}, side)
+        prepared = preprocessing.of_folder(path, kind, config.in_channels, int(getattr(config, "image_size", 224)))
     return Weights(
         source=str(path),
         layout="Hugging Face",
@@ -196,7 +194,7 @@ def _open_file(path: Path, config: Any) -> Weights:
         source=str(path),
         layout="torchvision",
         config=config,
-        preprocess=prepared | {"image_size": config.image_size},
+        preprocess=preprocessing.of_channels(prepared, config.in_channels) | {"image_size": config.image_size},
         labels=(),
         state=lambda: _translated(table, config, _without_wrappers(_read_file(path))),
     )
@@ -424,7 +422,7 @@ def write_huggingface(
         write_json(folder / name, further)
     if preprocess is not None and not _reads_text(config):
         prepared = preprocessing.to_huggingface(preprocess, content["model_type"])
-        write_json(folder / "preprocessor_config.json", prepared)
+        write_json(folder / preprocessing.FILE, prepared)
     return folder
 
 

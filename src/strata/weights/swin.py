@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from strata.models.swin import SwinConfig, patch_size_of, window_of
+from strata.errors import WeightsError
+from strata.models.swin import SwinConfig, grid_of, patch_size_of, window_of
 from strata.weights.settings import Settings, their_activation
 from strata.weights.table import Pair, Table
 
@@ -34,7 +35,8 @@ def config_from(theirs: dict[str, Any]) -> SwinConfig:
 
 
 def config_to(ours: SwinConfig) -> dict[str, Any]:
-    """Return the Hugging Face ``config.json`` of our config."""
+    """Return the Hugging Face ``config.json`` of our config. Raises WeightsError for what theirs cannot run."""
+    _must_fill_a_window(ours)
     return {
         "model_type": "swin",
         "architectures": ["SwinForImageClassification"],
@@ -54,6 +56,18 @@ def config_to(ours: SwinConfig) -> dict[str, Any]:
         "num_channels": ours.in_channels,
         "image_size": ours.image_size,
     }
+
+
+def _must_fill_a_window(config: SwinConfig) -> None:
+    """Refuse maps that are smaller than a window: theirs has no part of the relative positions for these."""
+    window, side = window_of(config), grid_of(config)
+    for _ in config.depths[1:]:
+        side = (side + 1) // 2
+    if side < window:
+        raise WeightsError(
+            f"In transformers, Swin cannot run with windows of {window} places and a last map of {side}, which it "
+            f"has for pictures of {config.image_size} pixels. Train it with model.window={side}, or on larger pictures."
+        )
 
 
 def _huggingface(config: SwinConfig) -> Iterator[Pair]:

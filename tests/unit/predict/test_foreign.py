@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from strata.data.tokenizer import tokenizer_for
 from strata.errors import ConfigError, DataError, RunError
 from strata.models.bert import BertConfig
 from strata.models.gpt import GPTConfig
+from strata.models.resnet import TINY
 from strata.models.t5 import T5Config
 from strata.predict.run import Predictor
-from strata.weights import write_huggingface
+from strata.weights import preprocessing, write_huggingface
 
 TEXTS = ["the cat sat on the mat", "a dog ran over the hill", "who sat on the mat ?"] * 20
 
@@ -82,6 +84,33 @@ def test_a_trunk_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
     ):
         Predictor(folder_of(tmp_path, BERT))
     assert isinstance(strata.load(tmp_path), torch.nn.Module)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"problem_type": "multi_label_classification"},
+        {"problem_type": "regression"},
+        {"id2label": {"0": "score"}},
+        {"id2label": None, "num_labels": 1},
+    ],
+)
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_a_head_that_does_not_tell_classes_apart_is_refused_with_what_to_do(
+    kind: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    if kind == "texts":
+        folder_of(tmp_path, dataclasses.replace(BERT, head="class", num_classes=2), labels=("x", "y"))
+    else:
+        config = dataclasses.replace(TINY, stem="imagenet", num_classes=2)
+        write_huggingface(tmp_path, models.build(config), preprocessing.imagenet(32), ("x", "y"))
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"problem_type": "single_label_classification"}))
+    Predictor(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(content | changes))
+    with pytest.raises(RunError, match=r"for problem_type='.*strata train DATA weights=.*strata\.load") as caught:
+        Predictor(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -276,15 +276,113 @@ def test_a_trained_run_is_exported_and_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("model_type", "theirs", "ours"),
     [
-        ({"size": {"height": 224, "width": 224}, "resample": 2}, ("stretch", 224, 1.0)),
-        ({"size": 224, "resample": 2}, ("stretch", 224, 1.0)),
-        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, ("crop", 224, 0.875)),
-        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, ("crop", 224, 0.875)),
-        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, ("stretch", 384, 1.0)),
+        ("vit", {"size": {"height": 224, "width": 224}, "resample": 2}, ("stretch", 224, 1.0)),
+        ("vit", {"size": 224, "resample": 2}, ("stretch", 224, 1.0)),
+        ("resnet", {"size": 224, "resample": 2}, ("crop", 224, 0.875)),
+        ("resnet", {"size": 224, "feature_extractor_type": "ViTFeatureExtractor"}, ("stretch", 224, 1.0)),
+        ("vit", {"size": 224, "feature_extractor_type": "ConvNextFeatureExtractor"}, ("crop", 224, 0.875)),
+        (
+            "vit",
+            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224},
+            ("stretch", 224, 0.875),
+        ),
+        (
+            "mobilenet_v2",
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224},
+            ("crop", 224, 0.875),
+        ),
+        ("convnext", {"size": {"shortest_edge": 224}, "crop_pct": 0.875}, ("crop", 224, 0.875)),
+        ("convnext", {"size": {"shortest_edge": 384}, "crop_pct": 0.875}, ("stretch", 384, 1.0)),
     ],
 )
-def test_a_preprocessor_config_is_understood(theirs: dict[str, Any], ours: tuple[str, int, float]) -> None:
-    found = preprocessing.from_huggingface(theirs, 224)
+def test_a_preprocessor_config_is_understood(
+    model_type: str, theirs: dict[str, Any], ours: tuple[str, int, float]
+) -> None:
+    found = preprocessing.from_huggingface(theirs, model_type)
     assert (found["fit"], found["image_size"], found["crop_share"]) == ours
+
+
+def test_efficientnet_s_second_division_is_part_of_the_deviation() -> None:
+    published = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.47853944, 0.4732864, 0.47434163], "size": 224}
+    found = preprocessing.from_huggingface(published, "efficientnet")
+    assert found["mean"] == pytest.approx(preprocessing.IMAGENET_MEAN)
+    assert found["std"] == pytest.approx((0.229, 0.224, 0.225))
+    again = preprocessing.to_huggingface(found, "efficientnet")
+    assert again["include_top"] is False
+    assert again["image_std"] == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_settings_that_a_file_leaves_out_are_those_of_its_processor() -> None:
+    found = preprocessing.from_huggingface({"image_mean": None, "size": None}, "convnext")
+    assert (found["image_size"], found["interpolation"], found["mean"]) == (384, "bicubic", (0.5, 0.5, 0.5))
+    found = preprocessing.from_huggingface({}, "mobilenet_v2")
+    assert (found["image_size"], found["crop_share"], found["interpolation"]) == (224, 0.875, "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ([1], "holds no settings, but a list"),
+        ({"image_processor_type": "DonutImageProcessor"}, "for DonutImageProcessor, which Strata does not know"),
+        ({"do_resize": False}, "do_resize=False is not supported: only True is"),
+        ({"do_pad": True}, "do_pad=True is not supported: only False is"),
+        ({"resample": 5}, r"resample=5 is not supported: these are: 0 \(nearest\)"),
+        ({"resample": [2]}, r"resample=\[2\] is not supported"),
+        ({"size": {"longest_edge": 224}}, "it has to be a shortest_edge, or an equal height and width"),
+        ({"size": {"shortest_edge": 224, "longest_edge": 300}}, "it has to be a shortest_edge, or an equal"),
+        ({"size": {"height": 224, "width": 192}}, "it has to be a shortest_edge, or an equal height and width"),
+        ({"size": []}, "it has to be a shortest_edge, or an equal height and width"),
+        ({"size": "224"}, "it has to be a shortest_edge, or an equal height and width"),
+        ({"size": 0}, "it has to be a shortest_edge, or an equal height and width"),
+        ({"do_center_crop": True}, "crop_size=None is not supported"),
+        ({"size": 224, "do_center_crop": True, "crop_size": 256}, "no 256 pixels can be cut out of 224"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"height": 9, "width": 9}},
+            "needs a shortest_edge",
+        ),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 0}, "a number above 0"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 9, "crop_pct": 1.5}, "no 9 pixels can be cut out"),
+        ({"rescale_factor": 0}, "rescale_factor=0 is not supported: it has to be a number above 0"),
+        ({"image_mean": [0.5, 0.4]}, "the model takes pictures of 3 channels"),
+        ({"image_mean": "a"}, "image_mean='a' is not supported: it has to be numbers"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "it has to be above 0"),
+    ],
+)
+def test_a_way_of_preparing_pictures_that_ours_lacks_is_refused_in_words(theirs: Any, said: str) -> None:
+    with pytest.raises(WeightsError, match=said) as caught:
+        preprocessing.from_huggingface(theirs, "vit")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_does_not_say_how_pictures_are_prepared_is_told_of_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    for path in (folder, folder / ".." / folder.name):
+        assert weights.open_weights(path).preprocess["mean"] == preprocessing.IMAGENET_MEAN
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder.resolve()} has no preprocessor_config.json: pictures are prepared with ImageNet's mean and "
+        "deviation. Put the file there if others fit."
+    ]
+
+
+def test_an_exported_run_of_grey_pictures_answers_and_is_trained_on(tmp_path: Path) -> None:
+    small = {"model": "resnet18", "model.width": 4, "model.depths": [1, 1], "model.stem": "imagenet"}
+    quick = {"train.steps": 2, "data.limit": 40}
+    run = strata.train("digits", {**small, **quick, "data.image_size": 32}, runs=tmp_path)
+    out = strata.export(run.folder, "huggingface", tmp_path / "out")
+    Image.new("L", (50, 40), 120).save(tmp_path / "grey.png")
+    (answer,) = api.predictor(out).predict([tmp_path / "grey.png"])
+    (before,) = api.predictor(run.folder).predict([tmp_path / "grey.png"])
+    assert answer["probability"] == pytest.approx(before["probability"], rel=1e-4)
+    again = strata.train("digits", {"weights": str(out), **quick}, runs=tmp_path)
+    assert again.recipe.data.channels == 1
+
+
+def test_pictures_of_other_channels_than_grey_and_colour_are_refused(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"num_channels": 4}))
+    with pytest.raises(WeightsError, match=r"pictures of 4 channels; Strata has grey \(1\) and colour \(3\) ones"):
+        weights.open_weights(folder)
