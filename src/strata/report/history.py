@@ -109,6 +109,10 @@ class History:
         splits = as_dict(self.data.get("splits"))
         return {str(name): int(n) for name, n in splits.items() if finite(n) is not None}
 
+    def is_new(self, split: str) -> bool:
+        """Say whether a split was compared with the training data, and holds nothing of it."""
+        return finite(as_dict(self.data.get("repeated")).get(split)) == 0
+
     @property
     def nouns(self) -> str:
         """What samples of this data are called: pictures, rows, tokens."""
