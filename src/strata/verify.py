@@ -131,7 +131,8 @@ def _compared_by(recipe: Recipe) -> tuple[str, str]:
         asked = getattr(recipe.data, split)
         why = f" (data.{split}={asked})" if asked is not None else ""
         raise ConfigError(
-            f"Seeds are compared on the {split} split, and the data has none{why}. Give data.{split} as a path, or a share such as 0.15."
+            f"Seeds are compared on the {split} split, and the data has none{why}. "
+            f"Give data.{split} as a path, or a share such as 0.15."
         )
     return metric, split
 

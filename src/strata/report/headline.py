@@ -216,10 +216,15 @@ def _fitted(history: History) -> str:
 def _status(history: History) -> str:
     if history.finished is not None:
         return ""
-    total, step = history.total_steps, history.last_step
+    total, failed = history.total_steps, history.failed
+    step = failed["step"] if failed else history.last_step
     where = (
         f"step {count(step)} of {count(total)} ({percent(step / total, places=0)})" if total else f"step {count(step)}"
     )
+    if failed:
+        return (
+            f"This run failed at {where} and did not finish: {failed.get('message', '')} What follows is from before."
+        )
     return (
         f"This run had not finished when this page was written: it was at {where}. The figures below are those so far."
     )
