@@ -19,7 +19,7 @@ from strata.errors import ConfigError, DataError, RunError, suggest
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
 from strata.train import loop
-from strata.train.events import Interrupted, Observer
+from strata.train.events import Event, Failed, Interrupted, Observer
 from strata.train.recipe import Recipe
 
 __all__ = ["Recipe", "Run", "create", "export", "load", "predictor", "recipe", "resume", "train"]
@@ -55,7 +55,7 @@ def train(
     changed = dict(settings or {}) | flat(more)
     chosen = what.set(changed) if isinstance(what, Recipe) else choose(what, changed)[0]
     try:
-        folder = loop.train(chosen, runs=runs, observers=observers, command=command)
+        folder = loop.train(chosen, runs=runs, observers=[_report_failure, *observers], command=command)
     except Interrupted as stopped:
         _report(stopped.folder)
         raise
@@ -97,7 +97,7 @@ def resume(run: Path | str, settings: Mapping[str, Any] | None = None, *, observ
     A finished run is returned as it is, unless ``train.steps`` or ``train.epochs`` in ``settings`` makes it longer.
     """
     try:
-        folder = loop.resume(run, observers=observers, settings=dict(settings or {}))
+        folder = loop.resume(run, observers=[_report_failure, *observers], settings=dict(settings or {}))
     except Interrupted as stopped:
         _report(stopped.folder)
         raise
@@ -105,14 +105,20 @@ def resume(run: Path | str, settings: Mapping[str, Any] | None = None, *, observ
     return Run(folder)
 
 
+def _report_failure(event: Event) -> None:
+    """Write the report of a run that cannot go on."""
+    if isinstance(event, Failed):
+        _report(Path(event.folder))
+
+
 def _report(folder: Path) -> None:
-    """Write the report; a report that fails must not cost a run that succeeded, so it is logged as an error."""
+    """Write the report; a report that fails must not cost a run, so it is logged as an error."""
     try:
         write_report(folder)
     except (OSError, RunError) as error:
-        logger.error("The report of %s could not be written (%s); the run itself is whole.", folder, error)
+        logger.error("The report of %s could not be written (%s); what lies in it is whole.", folder, error)
     except Exception:
-        logger.exception("The report of %s could not be written; the run itself is whole.", folder)
+        logger.exception("The report of %s could not be written; what lies in it is whole.", folder)
 
 
 def create(name: str, **sizes: Any) -> nn.Module:

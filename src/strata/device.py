@@ -282,16 +282,27 @@ def gpu_name() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the source that runs, "-dirty" where its code differs from it; "none" outside a checkout."""
+    """Return the commit of the source that runs, "none" outside a checkout.
+
+    Where its code differs from it, or files lie there that are in no commit, "-dirty-" and a digest of the difference
+    follow: two such states have two names.
+    """
+    import hashlib
     import subprocess
 
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    here = Path(__file__).parent
+    code = (".", ":(exclude)recipes/results")
+
+    def git(*words: str) -> bytes:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, check=True).stdout
 
     try:
-        differs = git("status", "--porcelain", "--untracked-files=no", ".", ":(exclude)recipes/results")
-        return git("describe", "--always", "--abbrev=12") + ("-dirty" if differs else "")
+        differs = git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--", *code)
+        for name in git("ls-files", "--others", "--exclude-standard", "-z", "--", *code).split(b"\0")[:-1]:
+            file = here / os.fsdecode(name)
+            differs += name + b"\0" + (file.read_bytes() if file.is_file() else b"")
+        clean = git("describe", "--always", "--abbrev=12").decode().strip()
+        return f"{clean}-dirty-{hashlib.sha256(differs).hexdigest()[:8]}" if differs else clean
     except (OSError, subprocess.CalledProcessError):
         return "none"
 

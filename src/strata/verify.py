@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from strata import api, device
+from strata import api, device, recipes
 from strata.checkpoint.files import read_json, write_json
 from strata.config import flat
+from strata.data import open_data
 from strata.errors import ConfigError
 from strata.predict.run import Run
 from strata.train.events import Event, Observer, Started
@@ -51,19 +52,23 @@ def verify(
         add: what the file holds when all seeds are done, whoever wrote it, stays and is joined with these seeds;
             machines and commits that differ are named both. Else the file is written anew.
 
-    Raises ConfigError where the file's result is of other settings, or has one of the seeds already.
+    Raises ConfigError where a seed is given twice, where the file's result is of other settings or has one of the seeds
+    already, and where no metric or no split is there to compare by; all before anything is trained.
     """
     changed = {key: str(value) for key, value in (settings or {}).items()}
     chosen, commit = api.recipe(name, changed), device.commit()  # of the code that is loaded now
-    reference, resolved = chosen.reference, without_seed(chosen)
+    name, reference, resolved = chosen.recipe, chosen.reference, without_seed(chosen)
+    if twice := [seed for seed in seeds if list(seeds).count(seed) > 1]:
+        raise ConfigError(f"Seed {twice[0]} is given twice, and would count as two. Give each once.")
     held = functools.partial(_held, record if add else None, name, resolved, seeds)
     held()
+    metric, split = _compared_by(chosen)
     begun = json.dumps([resolved, chosen.data.source], sort_keys=True)
     digest = hashlib.sha256(begun.encode()).hexdigest()[:16]
     notes = {seed: Path(runs) / ".verify" / f"{digest}-{seed}.json" for seed in seeds}
     words = [f"{key}={value}" for key, value in changed.items()]
     command = shlex.join(["strata", "verify", name, *words, f"seeds={','.join(map(str, seeds))}"])
-    values, seconds, wall, metric, split = [], [], [], "", ""
+    values, seconds, wall = [], [], []
     others: list[dict[str, float]] = []
     for seed in seeds:
         run = _begun(notes[seed], commit, observers)
@@ -73,8 +78,6 @@ def verify(
             run = api.train(name, of_seed, runs=runs, observers=[remember, *observers], command=command)
         finished = run.finished
         assert finished is not None
-        metric = reference.metric if reference else finished["main_metric"]
-        split = reference.split if reference else ("test" if "test" in finished["metrics"] else "validation")
         values.append(finished["metrics"][split][metric])
         others.append({key: value for key, value in finished["metrics"][split].items() if key != metric})
         seconds.append(finished["seconds"])
@@ -107,6 +110,43 @@ def verify(
     for note_file in notes.values():
         note_file.unlink(missing_ok=True)
     return result
+
+
+def _compared_by(recipe: Recipe) -> tuple[str, str]:
+    """Return the metric and the split that the seeds of a recipe are compared by.
+
+    Raises ConfigError where the data has no such split, or the task no one metric that stands for it.
+    """
+    dataset = open_data(recipe.data)
+    task, reference = recipe.task.resolve(dataset), recipe.reference
+    metric = reference.metric if reference else task.main_metric
+    if metric is None:
+        raise ConfigError(
+            f"Recipe {recipe.recipe!r} has no one metric that stands for it, so its seeds cannot be compared. "
+            f"Train it: strata train {recipe.recipe}"
+        )
+    held_out = [name for name in ("test", "validation") if name in dataset.splits]
+    split = reference.split if reference else next(iter(held_out), "test")
+    if split not in held_out:
+        asked = getattr(recipe.data, split)
+        why = f" (data.{split}={asked})" if asked is not None else ""
+        raise ConfigError(
+            f"Seeds are compared on the {split} split, and the data has none{why}. "
+            f"Give data.{split} as a path, or a share such as 0.15."
+        )
+    return metric, split
+
+
+def refuse_to_replace(record: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError where changed settings would take the place of a result that is of others."""
+    chosen = api.recipe(name, settings)
+    if not record.is_file() or not recipes.changes(api.recipe(name), settings):
+        return
+    if other := difference(read_json(record).get("resolved"), without_seed(chosen)):
+        raise ConfigError(
+            f"The recorded result of {chosen.recipe} {other}. Leave --record out, or record this one in its place: "
+            "--replace."
+        )
 
 
 def without_seed(of: Recipe) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from strata import device
+from strata import device, recipes
 from strata.errors import ConfigError, RunError
 from strata.train.events import Event, Observer, Stepped
-from strata.verify import verify
+from strata.verify import refuse_to_replace, verify
 
 TINY = {"data": "iris", "model.hidden": "8", "train.steps": 6, "train.batch_size": 16}
 TINY |= {"train.early_stopping": None, "train.device": "cpu"}
@@ -76,6 +77,55 @@ def test_seeds_are_added_to_a_result_of_before_a_setting_existed(tmp_path: Path)
     record.write_text(json.dumps(before))
     with pytest.raises(ConfigError, match="does not say all its settings"):
         verify("iris", TINY, seeds=(2,), runs=tmp_path, record=record, add=True)
+
+
+def test_a_seed_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Seed 5 is given twice"):
+        verify("iris", TINY, seeds=(5, 4, 5), runs=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("digits", {"data.test": 0}, r"on the test split, and the data has none \(data.test=0\)"),
+        ("iris", {"data.test": 0, "data.validation": 0}, "on the test split, and the data has none"),
+        ("dcgan", {"data": "digits"}, "'dcgan' has no one metric that stands for it"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_it_is_trained(
+    tmp_path: Path, name: str, settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        verify(name, settings | {"train.steps": 2}, seeds=(0,), runs=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_are_compared_by_validation_where_there_is_no_test_split(tmp_path: Path) -> None:
+    assert verify("iris", TINY | {"data.test": 0}, seeds=(0,), runs=tmp_path)["split"] == "validation"
+
+
+def test_a_recipe_has_one_name_and_one_file_of_results(tmp_path: Path) -> None:
+    assert recipes.result_file("breast_cancer") == recipes.result_file("breast-cancer")
+    result = verify("breast_cancer", {"train.steps": 2}, seeds=(0,), runs=tmp_path)
+    assert result["recipe"] == "breast-cancer" and result["command"].startswith("strata verify breast-cancer ")
+
+
+def test_a_result_of_changed_settings_is_shown_with_them_and_replaces_no_other_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "iris.json"
+    monkeypatch.setattr(recipes, "result_file", lambda name, model="": tmp_path / f"{name}.json")
+    changed = {"train.steps": 4, "data.limit": 20, "train.log_every": 2, "data.split_seed": 0}
+    refuse_to_replace(file, "iris", changed)  # there is none yet
+    verify("iris", changed, seeds=(0,), runs=tmp_path, record=file)
+    reference = recipes.recipe("iris").reference
+    assert reference.changed == "train.steps=4 data.limit=20"
+    assert reference.note.startswith("with train.steps=4 data.limit=20; ")
+    refuse_to_replace(file, "iris", changed)  # of the same settings
+    refuse_to_replace(file, "iris", {})  # the recipe's own
+    with pytest.raises(ConfigError, match=r"of iris is of data.limit=20, and this is None\..* --replace"):
+        refuse_to_replace(file, "iris", {"train.steps": 4})
 
 
 class Cut(Exception):
@@ -148,6 +198,18 @@ def test_a_commit_is_of_the_code_and_not_of_what_was_recorded(tmp_path: Path, mo
     (tmp_path / "README.md").write_text("words")
     assert device.commit() == clean
     code.write_text("one = 2\n")
-    assert device.commit() == f"{clean}-dirty"
+    second = device.commit()
+    assert re.fullmatch(f"{clean}-dirty-[0-9a-f]{{8}}", second)
+    code.write_text("one = 3\n")
+    third = device.commit()
+    code.write_text("one = 2\n")
+    assert third != second == device.commit()  # other code has another name, the same code the same
+    (package / "more.py").write_text("two = 2\n")
+    assert device.commit() not in (second, third)
+    (package / "more.py").unlink()
+    git("add", "-A", "src")
+    assert device.commit() == second
+    code.write_text("one = 1\n")
+    assert device.commit() == clean
     monkeypatch.setattr(device, "__file__", str(tmp_path / "nowhere" / "device.py"))
     assert device.commit() == "none"

@@ -121,7 +121,7 @@ class RunFolder:
 
         At ``step`` itself a run saves first; what it does after that is done again too.
         """
-        again = ("evaluated", "sampled", "finished")
+        again = ("evaluated", "sampled", "failed", "finished")
         lines = [
             json.dumps(record, ensure_ascii=False)
             for record in self.records()

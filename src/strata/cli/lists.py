@@ -45,7 +45,10 @@ def recipes(console: Console, answer: Answer, name: str | None) -> None:
             row |= dataclasses.asdict(reference)
         listed.append(row)
         values = (reference.published, reference.measured) if reference else ()
-        table.add_row(name, RECIPES.summary(name), *(_number(value, str(row["metric"])) for value in values))
+        shown = [_number(value, str(row["metric"])) for value in values]
+        if reference is not None and reference.changed:
+            shown[-1] += f" with {reference.changed}"
+        table.add_row(name, RECIPES.summary(name), *shown)
     console.print(table, highlight=False)
     if answer:
         answer({"recipes": listed})

@@ -257,18 +257,22 @@ def verify(
     as_json: AsJson = False,
     record: Annotated[bool, typer.Option("--record", help="Keep the result beside the recipe.")] = False,
     add: Annotated[bool, typer.Option("--add", help="Keep it with the seeds that are recorded already.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Keep it in place of one of other settings.")] = False,
     note: Annotated[str, typer.Option(help="What a reader has to know to compare, kept with the result.")] = "",
 ) -> None:
     """Retrain a recipe with several seeds and compare with the published number: seeds=0,1,2."""
     from strata.cli import lists
     from strata.cli.progress import watching
     from strata.recipes import result_file
+    from strata.verify import refuse_to_replace
     from strata.verify import verify as retrain
 
     given = split_settings(settings)
     seeds = lists.numbers(given.pop("seeds", "0,1,2"), "seeds")
     out = console(as_json)
-    file = result_file(recipe, given.get("model", "")) if record or add else None
+    file = result_file(recipe, given.get("model", "")) if record or add or replace else None
+    if file is not None and not (add or replace):
+        refuse_to_replace(file, recipe, given)
     with stopping_well(as_json), watching(out) as observer:
         result = retrain(recipe, given, seeds=seeds, observers=[observer], note=note, record=file, add=add)
     lists.verified(out, result)

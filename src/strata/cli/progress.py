@@ -51,7 +51,7 @@ def watching(console: Console) -> Iterator[Observer]:
             loss = several if len(event.losses) > 1 else f"loss {event.loss:.3f}"
             progress.update(bar, loss=loss, rate=f"{rate:,.0f} {unit}{waiting}")
             return
-        elif isinstance(event, events.Saved | events.Sampled):
+        elif isinstance(event, events.Saved | events.Sampled | events.Failed):  # a failure's error is shown in the end
             return
         elif isinstance(event, events.Evaluated) and event.main_metric in event.metrics:
             short = history.shown({event.main_metric: event.metrics[event.main_metric]})

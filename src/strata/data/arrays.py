@@ -194,7 +194,7 @@ def from_parts(
     Raises DataError for shapes and values that are neither, and for lengths that do not match.
     """
     where = str(path or name)
-    plan = splits.plan(config, [part for part in parts if part != "train"])
+    plan = splits.plan(config, [part for part in parts if part != "train"], path)
     parts = {part: found for part, found in parts.items() if part not in plan.unused}
     for part, other in plan.paths.items():
         if again is None:

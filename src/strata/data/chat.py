@@ -125,6 +125,7 @@ def open_chat(path: Path, config: DataConfig) -> Dataset:
         splits=found,
         sizes={"vocab_size": text.vocab_size},
         preprocess=text,
+        repeated=parts.repeated,
         notes=(*parts.notes, *said, f"the longest conversation has {longest + 1:,} tokens"),
         fingerprint=fingerprint(found),
         tokenizer=text,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -203,6 +203,8 @@ class Dataset:
     """Training draws all classes equally often."""
     notes: tuple[str, ...] = ()
     """What was decided or found while reading, for the run's log: splits made, pictures skipped."""
+    repeated: Mapping[str, int] = field(default_factory=dict)
+    """Held-out samples that equal a training one, by split; of a split that was not compared, nothing."""
     fingerprint: str = ""
     """Hex digest of the content; a resume compares it."""
     tokenizer: Any = None

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strata.data import pictures, splits
+from strata.data import overlap, pictures, splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
 from strata.data.files import NAMED, ignored
 from strata.data.preprocess import ImagePreprocess
@@ -236,7 +236,7 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
         raise ConfigError("data.target_kind=number does not fit class folders, whose names are classes.")
     notes: list[str] = []
     parts, others = list_folder(root)
-    plan = splits.plan(config, [part for part in parts if part != "train"])
+    plan = splits.plan(config, [part for part in parts if part != "train"], root)
     notes += plan.notes
     for part in plan.unused:
         parts.pop(part)
@@ -424,6 +424,12 @@ def assemble(
     if groups:
         held = {part: [groups[part if part in lengths else "train"][k] for k in index[part].tolist()] for part in found}
         said += splits.shared_groups(held)
+    repeated = (
+        overlap.of_files({part: split.files for part, split in found.items()})
+        if images is None
+        else overlap.of_pixels({part: split.input for part, split in found.items()})
+    )
+    said += overlap.told(repeated, found, "pictures", plan.shares if files is not None and not groups else ())
     train = found["train"]
     mean, std = constants(train, config, channels)
     scale = _number_scale(train.target) if target_kind == "number" and train.target is not None else (0.0, 1.0)
@@ -448,6 +454,7 @@ def assemble(
         labels=labels,
         class_counts=tuple(torch.bincount(train.target, minlength=len(labels)).tolist()) if labels else (),
         notes=(*notes, *said, *limited),
+        repeated=repeated,
         fingerprint=""
         if images is None
         else digest(*(t for s in found.values() for t in (s.input, s.target) if t is not None), *labels),

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from strata import rng
-from strata.data import images, pictures, splits
+from strata.data import images, overlap, pictures, splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
 from strata.data.files import NAMED
 from strata.data.preprocess import ImagePreprocess
@@ -455,7 +455,7 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     folders = _parts(root)
     alone = not is_paired(root) and config.target is None
     given = [part for part in folders if part != "train"]
-    plan = splits.plan(config, given)
+    plan = splits.plan(config, given, root)
     for part in plan.unused:
         folders.pop(part)
     folders |= plan.paths
@@ -505,6 +505,8 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     index["train"], limited = splits.limit(index["train"], None, config.limit, config.split_seed)
     chosen = {part: [parts["train"][k] for k in numbers.tolist()] for part, numbers in index.items()}
     chosen |= {part: found for part, found in parts.items() if part != "train"}
+    repeated = overlap.of_files({part: [pair.input for pair in found] for part, found in chosen.items()})
+    said += overlap.told(repeated, chosen, "pictures")
     kept = {part: [reader(pair) for pair in found] for part, found in chosen.items()} if fits else {}
     content = [t for found in kept.values() for pair in found for t in pair if t is not None]
     names = [f"{pair.input.name}/{pair.input.stat().st_size}" for found in chosen.values() for pair in found]

@@ -81,6 +81,7 @@ def open_preferences(path: Path, config: DataConfig) -> Dataset:
         splits=found,
         sizes={"vocab_size": text.vocab_size},
         preprocess=text,
+        repeated=parts.repeated,
         notes=(*parts.notes, *said, f"the longest answer ends after {longest + 1:,} tokens, its prompt included"),
         fingerprint=fingerprint(found),
         tokenizer=text,

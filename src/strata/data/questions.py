@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata.data import records, splits
+from strata.data import overlap, records, splits
 from strata.data.dataset import DataConfig, Dataset, digest
 from strata.data.files import read_text
 from strata.data.images import visible
@@ -382,6 +382,7 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
         splits=found,
         sizes={"vocab_size": text.vocab_size},
         preprocess=preprocess,
+        repeated=parts.repeated,
         notes=(*parts.notes, *said, *notes),
         fingerprint=digest(
             *(t for s in found.values() for t in (s.columns["input"].value_M, s.values["start"], s.values["end"]))
@@ -424,7 +425,10 @@ def _divided(plain: Mapping[str, list[_Plain]], parts: Parts, config: DataConfig
     index["train"], limited = splits.limit(index["train"], None, config.limit, config.split_seed)
     parts.notes += [*notes, *limited]
     made = {part: [train[k] for k in index_N.tolist()] for part, index_N in index.items()}
-    return {part: (dict(plain) | made)[part] for part in ("train", *splits.HELD_OUT) if part in {**plain, **made}}
+    found = {part: (dict(plain) | made)[part] for part in ("train", *splits.HELD_OUT) if part in {**plain, **made}}
+    parts.repeated = overlap.of_keys({part: [repr(one) for one in of_part] for part, of_part in found.items()})
+    parts.notes += overlap.told(parts.repeated, found, "questions")
+    return found
 
 
 def _asked(plain: Sequence[_Plain], preprocess: QuestionPreprocess) -> tuple[list[_Asked], int]:

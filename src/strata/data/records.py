@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strata.data import splits, tables
+from strata.data import overlap, splits, tables
 from strata.data.dataset import DataConfig
 from strata.data.files import read_text
 from strata.data.images import visible
@@ -45,6 +45,8 @@ class Parts:
     """By split, "train" among them."""
     notes: list[str] = field(default_factory=list)
     where: str = ""
+    repeated: dict[str, int] = field(default_factory=dict)
+    """Held-out records that equal a training one, by split, once they are divided."""
 
     def column(self, name: str) -> dict[str, list[Any]]:
         """Return a field of all records, by split; None where a record lacks it."""
@@ -161,7 +163,7 @@ def read_parts(
     """
     notes: list[str] = []
     found = _given(path, config, read, extensions, notes)
-    plan = splits.plan(config, [part for part in found if part != "train"])
+    plan = splits.plan(config, [part for part in found if part != "train"], path)
     found = {part: records for part, records in found.items() if part not in plan.unused}
     for part, other in plan.paths.items():
         elsewhere = _given(other, config, read, extensions, [], siblings=False)
@@ -228,11 +230,17 @@ def _files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def divide(parts: Parts, config: DataConfig, class_of: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def divide(
+    parts: Parts,
+    config: DataConfig,
+    class_of: Mapping[str, Tensor] | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Tensor]:
     """Make the splits that the data lacks, and cut the training data to data.limit; say both in the notes.
 
     Args:
         class_of: class of each record, by split, for splits in which every class keeps its share.
+        texts: by which records are equal or not, by split; all that they hold where None.
 
     Returns the record numbers of each split; numbers of a split that was made count in the training records.
     """
@@ -243,7 +251,14 @@ def divide(parts: Parts, config: DataConfig, class_of: Mapping[str, Tensor] | No
     index["train"], limited = splits.limit(index["train"], of_train, config.limit, config.split_seed)
     parts.notes += [*notes, *limited]
     given = {part: torch.arange(len(records)) for part, records in parts.records.items() if part != "train"}
-    return {part: (index | given)[part] for part in ("train", *splits.HELD_OUT) if part in index | given}
+    found = {part: (index | given)[part] for part in ("train", *splits.HELD_OUT) if part in index | given}
+    told = texts or {part: [repr(record) for record in records] for part, records in parts.records.items()}
+    keys = {
+        part: [told[part if part in told else "train"][k] for k in index_N.tolist()] for part, index_N in found.items()
+    }
+    parts.repeated = overlap.of_keys(keys)
+    parts.notes += overlap.told(parts.repeated, keys, "records" if texts is None else "texts")
+    return found
 
 
 def divided(parts: Parts, config: DataConfig) -> Parts:
@@ -253,4 +268,4 @@ def divided(parts: Parts, config: DataConfig) -> Parts:
     for part, index_N in index.items():
         records = parts.records[part if part in parts.records else "train"]
         found[part] = [records[k] for k in index_N.tolist()]
-    return Parts(found, parts.notes, parts.where)
+    return Parts(found, parts.notes, parts.where, parts.repeated)

@@ -151,7 +151,7 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
         for part, values in parts.column(column).items()
     }
     classes = targets.values if targets.kind == "class" else None
-    index = records.divide(parts, config, classes)
+    index = records.divide(parts, config, classes, whole)
     texts, values = {}, {}
     for part, index_N in index.items():
         source = part if part in parts.records else "train"
@@ -190,6 +190,7 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
         preprocess=preprocess,
         labels=targets.labels,
         class_counts=tuple(counts) if classes else (),
+        repeated=parts.repeated,
         notes=(*parts.notes, *said, f"the longest text has {length} tokens"),
         fingerprint=digest(*(t for split in found.values() for t in (split.columns["input"].value_M, split.target))),
         tokenizer=text,

@@ -85,6 +85,7 @@ def setting(config: DataConfig, name: str) -> float | Path | None:
 def plan(
     config: DataConfig,
     given: Collection[str],
+    path: Path | None = None,
     *,
     share: float = SHARE_WITHOUT_ANY,
     share_beside: float = SHARE_BESIDE_ANOTHER,
@@ -94,8 +95,11 @@ def plan(
 
     Args:
         given: the splits that the data brings.
+        path: where the data lie.
         share: of each split that is made where neither is given.
         share_beside: of the one that is made where the other is given; with ``at_most_beside`` samples.
+
+    Raises ConfigError for shares that leave nothing, and for a path that is the training data itself.
     """
     found = Plan()
     settings = {name: setting(config, name) for name in HELD_OUT}
@@ -104,6 +108,11 @@ def plan(
     for name in HELD_OUT:
         value = settings[name]
         if isinstance(value, Path):
+            if path is not None and name not in given and value.resolve() == path.resolve():
+                raise ConfigError(
+                    f"data.{name}={getattr(config, name)} is the training data itself, and figures on it say nothing. "
+                    "Give other data, or a share to hold out, such as 0.1."
+                )
             found.paths[name] = value
         elif value is not None:
             found.asked += (name,)

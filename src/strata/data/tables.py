@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from strata.data import splits
+from strata.data import overlap, splits
 from strata.data.dataset import DataConfig, Dataset, TensorSplit, digest
 from strata.data.files import read_text
 from strata.data.preprocess import FLAGS, MISSING, OTHER, PARSERS, PLURALS, Column, TablePreprocess, parse_category
@@ -294,7 +294,7 @@ def open_table(path: Path, config: DataConfig) -> Dataset:
     """
     files = table_files(path)
     parts = {part: read_table(file, config.target) for part, file in files.items()}
-    plan = splits.plan(config, [part for part in parts if part != "train"])
+    plan = splits.plan(config, [part for part in parts if part != "train"], path)
     parts = {part: table for part, table in parts.items() if part not in plan.unused}
     for part, other in plan.paths.items():
         elsewhere = table_files(other)
@@ -470,6 +470,8 @@ def _build(
             found_splits[part] = TensorSplit(
                 encoded[source][index_N], targets.values[source][index_N], _describer(parts[source], index_N, target)
             )
+    repeated = overlap.of_rows({part: (split.input, split.target) for part, split in found_splits.items()})
+    said += overlap.told(repeated, found_splits, "rows")
     train_target_N = found_splits["train"].target
     return Dataset(
         name=name,
@@ -486,6 +488,7 @@ def _build(
         if targets.kind == "class"
         else (),
         notes=(*notes, *targets.notes, *said, *limited),
+        repeated=repeated,
         fingerprint=digest(*(t for s in found_splits.values() for t in (s.input, s.target)), *targets.labels),
         details={"columns": inputs, "features": list(preprocess.features), "target": target}
         | ({"path": str(path)} if path else {}),

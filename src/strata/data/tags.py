@@ -314,6 +314,7 @@ def from_parts(name: str, parts: Parts, config: DataConfig, *, path: Path | None
         sizes={"vocab_size": text.vocab_size, "num_classes": len(labels)},
         preprocess=preprocess,
         labels=labels,
+        repeated=parts.repeated,
         notes=(*parts.notes, *said, *notes, f"the longest sentence has {longest} tokens"),
         fingerprint=fingerprint(splits),
         tokenizer=text,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from strata import rng
-from strata.data import records, splits
+from strata.data import overlap, records, splits
 from strata.data.dataset import DataConfig, Dataset, digest
 from strata.data.files import ignored, read_text
 from strata.data.images import visible
@@ -271,6 +271,7 @@ def from_corpus(name: str, corpus: Corpus, config: DataConfig, *, path: Path | N
     plan = splits.plan(
         config,
         [part for part in parts if part != "train"],
+        path,
         share=HELD_OUT_SHARE,
         share_beside=HELD_OUT_SHARE,
         at_most_beside=None,
@@ -306,6 +307,10 @@ def from_corpus(name: str, corpus: Corpus, config: DataConfig, *, path: Path | N
         for part in ("train", *splits.HELD_OUT)
         if part in tokens
     }
+    repeated = overlap.of_keys(parts)
+    said += overlap.told(repeated, parts, "documents")
+    if len({*parts["train"]}) == len(parts["train"]):  # parts of a text, or documents that all differ
+        repeated |= {part: 0 for part in found if part in plan.shares}
     return Dataset(
         name=name,
         kind="text",
@@ -314,6 +319,7 @@ def from_corpus(name: str, corpus: Corpus, config: DataConfig, *, path: Path | N
         sizes={"vocab_size": preprocess.vocab_size},
         preprocess=preprocess,
         notes=tuple(said),
+        repeated=repeated,
         fingerprint=digest(
             *(split.token_N for split in found.values()), preprocess.tokenizer or "".join(preprocess.characters)
         ),

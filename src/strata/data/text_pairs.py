@@ -404,6 +404,7 @@ def from_parts(
         splits=found,
         sizes={"vocab_size": text.vocab_size},
         preprocess=preprocess,
+        repeated=parts.repeated,
         notes=(*parts.notes, *said),
         fingerprint=digest(
             *(column.value_M for split in found.values() for column in split.columns.values()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,12 @@ def recipe(name: str, settings: Mapping[str, Any] | None = None) -> Any:
 
     Raises UnknownNameError for the name, ConfigError for a setting.
     """
-    return _with_result(RECIPES.get(name.replace("_", "-"))()).set(settings or {})
+    return _with_result(RECIPES.get(_as_listed(name))()).set(settings or {})
+
+
+def _as_listed(name: str) -> str:
+    """Return the one name of a recipe, which may be given with underscores."""
+    return name.replace("_", "-")
 
 
 def result_file(name: str, model: str = "") -> Path:
@@ -95,7 +101,31 @@ def result_file(name: str, model: str = "") -> Path:
     Args:
         model: the architecture, where it is another than the recipe's own.
     """
-    return Path(__file__).parent / "results" / (f"{name}.{model}.json" if model else f"{name}.json")
+    file = f"{_as_listed(name)}.{model}.json" if model else f"{_as_listed(name)}.json"
+    return Path(__file__).parent / "results" / file
+
+
+CHANGE_NO_RESULT = ("data", "data.source", "seeds", "train.evaluate_every", "train.log_every", "train.save_every")
+"""Settings that a result is of the recipe in spite of."""
+
+
+def changes(found: Any, settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings, as they are typed, by which a result is not the recipe's own."""
+    return [
+        f"{key}={value}"
+        for key, value in settings.items()
+        if key not in CHANGE_NO_RESULT and not _is_own(found, key, value)
+    ]
+
+
+def _is_own(found: Any, key: str, value: Any) -> bool:
+    """Say whether a recipe has that value already."""
+    from strata.errors import ConfigError
+
+    try:
+        return bool(found.set({key: value}) == found)
+    except ConfigError:  # a setting that is no longer there
+        return False
 
 
 def _with_result(found: Any) -> Any:
@@ -106,12 +136,16 @@ def _with_result(found: Any) -> Any:
     from strata.train.recipe import Reference
 
     result = json.loads(path.read_text(encoding="utf-8"))
+    words = dict(word.split("=", 1) for word in shlex.split(result["command"]) if "=" in word)
+    changed = " ".join(changes(found, words))
+    where = f"with {changed}; " if changed else ""
     reference = found.reference or Reference(metric=result["metric"], split=result["split"])
     machine, versions = result["machine"], result["versions"]
     measured = {
         "measured": result["mean"],
         "spread": result["deviation"],
         "seeds": len(result["seeds"]),
-        "note": f"{machine}, torch {versions['torch']}, commit {result['commit']}; {result['note']}",
+        "changed": changed,
+        "note": f"{where}{machine}, torch {versions['torch']}, commit {result['commit']}; {result['note']}",
     }
     return dataclasses.replace(found, reference=dataclasses.replace(reference, **measured))

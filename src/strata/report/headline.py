@@ -136,23 +136,24 @@ def _result_sentence(history: History, results: dict[str, Record], main: str | N
     n, found, now = history.splits.get(split), results[split], "" if history.finished else " so far"
     of = f"the {history.counted(n)} of the {split} split" if n else f"the {split} split"
     value = finite(found.get(main)) if main else None
-    kind = history.task_kind
+    kind, is_new = history.task_kind, history.is_new(split)
+    untaught = ", none of which it was trained on," * is_new
     if kind == "classify" and main == "accuracy" and value is not None:
-        return f"Of {of}, none of which it was trained on, it names {percent(value, n)} correctly{now}."
+        return f"Of {of}{untaught or ','} it names {percent(value, n)} correctly{now}."
     if kind == "regress" and main == "rmse" and value is not None:
         r2 = finite(found.get("r2"))
         explained = (
             "" if r2 is None else f", which leaves {percent(max(0.0, 1 - r2), places=0)} of their variance unexplained"
         )
-        return f"On {of}, none of which it was trained on, it is typically off by {number(value)}{now}{explained}."
+        return f"On {of}{untaught or ','} it is typically off by {number(value)}{now}{explained}."
     if main == "auroc" and value is not None and (positive := as_dict(history.end.get("detection")).get("positive")):
         return (
             f"Of any two {history.nouns} of the {split} split, one “{positive}” and one not, it ranks the right one "
-            f"higher {percent(value)} of the time; it was trained on none of them."
+            f"higher {percent(value)} of the time{'; it was trained on none of them' * is_new}."
         )
     if kind == "next_token" and finite(found.get("perplexity")) is not None:
         return (
-            f"On text of the {split} split, which it was not trained on, it is{now} as unsure of the next "
+            f"On text of the {split} split,{' which it was not trained on,' * is_new} it is{now} as unsure of the next "
             f"{history.token_word} as if {number(found['perplexity'], 3)} were equally likely."
         )
     if kind == "adversarial" and finite(found.get("discriminator_accuracy")) is not None:
@@ -215,10 +216,15 @@ def _fitted(history: History) -> str:
 def _status(history: History) -> str:
     if history.finished is not None:
         return ""
-    total, step = history.total_steps, history.last_step
+    total, failed = history.total_steps, history.failed
+    step = failed["step"] if failed else history.last_step
     where = (
         f"step {count(step)} of {count(total)} ({percent(step / total, places=0)})" if total else f"step {count(step)}"
     )
+    if failed:
+        return (
+            f"This run failed at {where} and did not finish: {failed.get('message', '')} What follows is from before."
+        )
     return (
         f"This run had not finished when this page was written: it was at {where}. The figures below are those so far."
     )

@@ -41,6 +41,8 @@ class History:
     """Step and file of what a generative model made, in order."""
     resumed: list[int] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
+    failed: Record | None = None
+    """The line of a run that could not go on, and was not resumed since."""
     finished: Record | None = None
     preprocess: Record = field(default_factory=dict)
     """How raw input is treated, as it lies beside the final weights; empty before there are any."""
@@ -108,6 +110,10 @@ class History:
         """Samples of each split."""
         splits = as_dict(self.data.get("splits"))
         return {str(name): int(n) for name, n in splits.items() if finite(n) is not None}
+
+    def is_new(self, split: str) -> bool:
+        """Say whether a split was compared with the training data, and holds nothing of it."""
+        return finite(as_dict(self.data.get("repeated")).get(split)) == 0
 
     @property
     def nouns(self) -> str:
@@ -218,7 +224,7 @@ def _preprocess(folder: Path) -> Record:
 
 def _still_holds(line: Record, step: int) -> bool:
     """Say whether a line outlives a resumption at a step: a checkpoint is saved before its step is evaluated."""
-    if line["event"] in ("evaluated", "finished"):
+    if line["event"] in ("evaluated", "failed", "finished"):
         return bool(line["step"] < step)
     return bool(line["step"] <= step)
 
@@ -246,9 +252,9 @@ def _sort(history: History, lines: list[Record]) -> None:
     for line in lines:
         event, step = line["event"], line["step"]
         if event == "started":
-            history.started, history.finished = line, None
+            history.started, history.finished, history.failed = line, None, None
         elif event == "resumed":
-            history.finished = None
+            history.finished = history.failed = None
             history.resumed.append(step)
             for key in ("total_steps", "steps_per_epoch", "batch_size"):
                 if key in line:
@@ -264,6 +270,8 @@ def _sort(history: History, lines: list[Record]) -> None:
                 samples[step] = path
         elif event == "warned":
             history.warnings.append((step, str(line.get("message", ""))))
+        elif event == "failed":
+            history.failed = line
         elif event == "finished":
             history.finished = line
     history.steps = [steps[step] for step in sorted(steps)]

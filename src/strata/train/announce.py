@@ -46,6 +46,7 @@ def started(
             "labels": list(dataset.labels),
             "class_counts": list(dataset.class_counts),
             "notes": [*dataset.notes, *recipe.task.notes(dataset)],
+            "repeated": dict(dataset.repeated),
             "fingerprint": dataset.fingerprint,
         },
         model={

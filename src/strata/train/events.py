@@ -117,6 +117,16 @@ class Warned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The run cannot go on; the error is raised after this."""
+
+    kind: ClassVar[str] = "failed"
+    folder: str
+    time: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(Event):
     """The run is complete."""
 

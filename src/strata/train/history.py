@@ -52,6 +52,8 @@ def describe(event: events.Event) -> list[str]:
         return [f"step {event.step:,}: checkpoint saved"]
     if isinstance(event, events.Warned):
         return [f"Warning: {event.message}"]
+    if isinstance(event, events.Failed):
+        return [f"Failed at step {event.step:,}: {event.message}"]
     if isinstance(event, events.Finished):
         lines = [f"Finished at step {event.step:,} after {event.seconds:.1f} s of training"]
         return lines + [f"{split}: {shown(metrics)}" for split, metrics in event.metrics.items()]

@@ -29,7 +29,7 @@ from strata.data.augment import augment, augment_pair, mix
 from strata.data.dataset import Dataset, TensorSplit
 from strata.data.loader import Batch, Loader
 from strata.device import decide
-from strata.errors import ConfigError, RunError, TrainingError
+from strata.errors import ConfigError, RunError, StrataError, TrainingError
 from strata.models import build
 from strata.tasks import Draw, Phase
 from strata.tasks.base import Answering, Evaluation
@@ -233,7 +233,12 @@ class Training:
         """Train to the end and return the run's folder."""
         self.folder = folder
         self.observers = (history.recorder(folder), history.writer(folder), *observers)
-        with logging_to(folder), listening(self._ask_to_stop), shortages_explained(folder, self.plan):
+        with (
+            logging_to(folder),
+            listening(self._ask_to_stop),
+            self._failure_told(),
+            shortages_explained(folder, self.plan),
+        ):
             if resuming:
                 self._restore(loaded)
             else:
@@ -364,6 +369,23 @@ class Training:
         except Interrupted:
             if self.saved_step != self.state.step and not self.state.stopped:
                 self._save()
+            raise
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Tell who watches why a run cannot go on, before the error leaves."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error) if isinstance(error, StrataError) else f"{type(error).__name__}: {error}"
+            failed = events.Failed(
+                step=self.state.step,
+                folder=str(self.folder.path),
+                time=announce.now(),
+                message=" ".join(reason.split()),
+            )
+            with contextlib.suppress(Exception):  # a full disk takes no more words, and the error itself matters more
+                self._emit(failed)
             raise
 
     def _evaluation_is_due(self) -> bool:

@@ -110,6 +110,8 @@ class Reference:
     spread: float | None = None
     """Standard deviation over seeds."""
     seeds: int | None = None
+    changed: str = ""
+    """Settings that were measured in place of the recipe's own, as they are typed."""
     note: str = ""
     """Machine, versions, commit, and anything a reader must know to compare."""
 

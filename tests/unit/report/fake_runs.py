@@ -139,6 +139,7 @@ def classifier(folder: Path, labels: list[str] | None = None, *, lines_until: in
         "name": "digits",
         "kind": "image",
         "splits": {"train": 1149, "validation": 288, "test": per_class * n},
+        "repeated": {"validation": 0, "test": 0},
         "labels": labels,
         "class_counts": [int(115 + 8 * math.sin(k)) for k in range(n)],
         "notes": [

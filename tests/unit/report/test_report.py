@@ -15,7 +15,9 @@ import pytest
 
 from strata.errors import RunError
 from strata.report import write_report
+from strata.report.history import read_history
 from strata.report.pictures import running_mean, thin
+from strata.report.report import render
 
 fake_runs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("fake_runs.py"))))
 
@@ -70,6 +72,19 @@ def test_the_headline_says_how_many_samples_of_which_split_and_how_sure_one_can_
     assert "96.1 % test accuracy 346 of 360 right; 95 % interval 93.6 to 97.7 %" in text
     assert "98.7 % published test accuracy Kaynak 1995, k-nearest neighbours; this run is 2.6 points worse" in text
     assert "98.8 % ± 0.2 % over 5 seeds" in text
+
+
+@pytest.mark.parametrize(
+    ("repeated", "claims"), [({"test": 0}, True), ({"test": 2}, False), ({}, False), (None, False)]
+)
+def test_only_a_split_that_was_compared_with_the_training_data_is_said_to_be_new(
+    tmp_path: Path, repeated: dict[str, int] | None, claims: bool
+) -> None:
+    history = read_history(fake_runs.classifier(tmp_path / "run"))
+    history.data["repeated"] = repeated
+    said = words(render(history))
+    assert ("none of which it was trained on" in said) is claims
+    assert ("of the test split, it names" in said) is not claims
 
 
 def test_a_classifier_s_report_holds_confusions_mistakes_and_the_reason_of_each_choice(tmp_path: Path) -> None:

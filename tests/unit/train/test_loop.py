@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import signal
@@ -521,6 +522,32 @@ def test_a_loss_that_is_no_longer_finite_names_a_place_and_keeps_a_finite_checkp
     loaded = store.load_newest(tmp_path / "iris-1" / "checkpoints")
     for tensor in loaded[1].values() if loaded is not None else ():
         assert not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def test_a_run_that_fails_leaves_the_reason_in_its_log_its_history_and_its_report(tmp_path: Path) -> None:
+    settings = IRIS | PLAIN_SGD | {"train.learning_rate": 1e30, "train.save_every": 1, "train.batch_size": 8}
+    with pytest.raises(TrainingError) as stopped:
+        strata.train("iris", settings, runs=tmp_path)
+    folder, message = tmp_path / "iris-1", str(stopped.value)
+    failed = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert failed["event"] == "failed" and failed["message"] == message
+    assert f"Failed at step {failed['step']}: {message}" in (folder / "log.txt").read_text()
+    page = html.unescape((folder / "report.html").read_text())
+    assert f"This run failed at step {failed['step']} of" in page and message in page
+
+
+def test_a_failure_that_is_an_observers_is_told_and_forgotten_once_the_run_is_resumed(tmp_path: Path) -> None:
+    def fail(event: events.Event) -> None:
+        if isinstance(event, events.Stepped) and event.step == 3:
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        strata.train("iris", IRIS | {"train.save_every": 3}, runs=tmp_path, observers=[fail])
+    report = tmp_path / "iris-1" / "report.html"
+    assert "ValueError: no more" in report.read_text()
+    strata.resume(tmp_path / "iris-1")
+    assert '"event": "failed"' not in (tmp_path / "iris-1" / "metrics.jsonl").read_text()
+    assert "no more" not in report.read_text()
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
