@@ -125,6 +125,15 @@ def test_a_regression_s_report_is_in_the_target_s_unit_and_says_what_chose_the_w
     assert "281 112.4 168.6" in text
 
 
+def test_an_error_that_is_small_beside_its_numbers_is_shown_and_so_are_the_numbers(tmp_path: Path) -> None:
+    folder = fake_runs.table(tmp_path)
+    *lines, last = (folder / "metrics.jsonl").read_text().splitlines()
+    told = [{"true": 5_000_003.14, "predicted": 4_999_997.7, "error": 5.44, "sample": 0, "row": {"age": 1.0}}]
+    written = json.dumps(json.loads(last) | {"mistakes": told})
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, written]) + "\n")
+    assert "5,000,003.14 4,999,997.7 5.44" in words(write_report(folder).read_text(encoding="utf-8"))
+
+
 def test_a_text_s_report_shows_what_was_written_where_it_was_resumed_and_its_warnings(tmp_path: Path) -> None:
     page = report(fake_runs.gpt, tmp_path / "run")
     text = words(page)
