@@ -31,20 +31,25 @@ def add(sums: Mapping[str, Tensor] | None, more: Mapping[str, Tensor]) -> Sums:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Return class numbers from logits (B, K), or from one logit for the second of two classes, (B,) or (B, 1)."""
-    if logits.ndim == 1:
-        return (logits > 0).long()
-    if logits.shape[-1] == 1:
-        return (logits.squeeze(-1) > 0).long()
-    return logits.argmax(-1)
+    """Return class numbers from logits (B, K), or from one logit for the second of two classes, (B,) or (B, 1).
+
+    Where a logit is NaN the number is -1: no class comes of that.
+    """
+    logits = logits[:, None] if logits.ndim == 1 else logits
+    found_B = logits.argmax(-1) if logits.shape[-1] > 1 else (logits.squeeze(-1) > 0).long()
+    return found_B.masked_fill(logits.isnan().any(-1), -1)
 
 
 def confusion_counts(predicted_B: Tensor, target_B: Tensor, num_classes: int) -> Tensor:
-    """Return how often each true class (row) was predicted as each class (column): int64 (K, K)."""
-    cell_B = target_B.long().flatten() * num_classes + predicted_B.long().flatten()
+    """Return how often each true class (row) was predicted as each class (column): int64 (K, K).
+
+    A prediction of -1 is of no class and is not counted.
+    """
+    predicted_B = predicted_B.long().flatten()
+    cell_B = target_B.long().flatten() * num_classes + predicted_B.clamp(min=0)
     # Not bincount, which waits for the device to learn how long its result is.
     counts = torch.zeros(num_classes**2, dtype=torch.int64, device=cell_B.device)
-    return counts.scatter_add_(0, cell_B, torch.ones_like(cell_B)).view(num_classes, num_classes)
+    return counts.scatter_add_(0, cell_B, (predicted_B >= 0).long()).view(num_classes, num_classes)
 
 
 def top_k_correct(logits_BK: Tensor, target_B: Tensor, k: int) -> Tensor:
@@ -59,15 +64,24 @@ def classification_sums(logits: Tensor, target_B: Tensor, num_classes: int, *, t
     Args:
         top_k: also count the targets among the k highest logits, as ``top_k``.
     """
-    sums = {"confusion": confusion_counts(predicted_classes(logits), target_B, num_classes)}
+    predicted_B = predicted_classes(logits)
+    sums = {
+        "confusion": confusion_counts(predicted_B, target_B, num_classes),
+        "undecided": (predicted_B < 0).sum(),
+    }
     if top_k is not None:
         sums[f"top_{top_k}"] = top_k_correct(logits, target_B, top_k)
     return sums
 
 
 def classification_metrics(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return accuracy, macro precision, recall and F1, and every top-k accuracy that was counted."""
+    """Return accuracy, macro precision, recall and F1, and every top-k accuracy that was counted.
+
+    All are NaN where a sample's logits were: what says nothing of one sample has no measure over all.
+    """
     confusion = sums["confusion"].cpu()
+    if int(sums.get("undecided", 0)):
+        confusion = torch.zeros_like(confusion)
     metrics = {"accuracy": accuracy(confusion)}
     samples = int(confusion.sum())
     for name, value in sums.items():
@@ -365,5 +379,5 @@ def spearman(one_N: Tensor, other_N: Tensor) -> float:
     ranks = []
     for value_N in (one_N, other_N):
         _, which_N, count_K = value_N.double().unique(return_inverse=True, return_counts=True)
-        ranks.append((count_K.cumsum(0) - (count_K - 1) / 2)[which_N])
+        ranks.append((count_K.cumsum(0).double() - (count_K.double() - 1) / 2)[which_N])
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
