@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from strata.checkpoint.run_folder import record_of
 from strata.errors import RunError
 from strata.report.words import count, counted, finite, metric, number
 
@@ -230,7 +231,7 @@ def _line(written: str) -> tuple[Record | None, bool]:
     torn = written.rfind('{"event"')  # a whole line may follow one that a kill cut short
     for start in (0, torn) if torn > 0 else (0,):
         try:
-            record = json.loads(written[start:])
+            record = record_of(written[start:])
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("event"), str) and isinstance(record.get("step"), int):
