@@ -294,15 +294,18 @@ def bits_per_token(total_nats: float, tokens: float) -> float:
 def segmentation_metrics(confusion_KK: Tensor) -> dict[str, float]:
     """Return Dice, mean intersection over union and accuracy from counts of pixels, true classes in rows.
 
-    Dice is that of the second of two classes, else the mean over the classes that occur, as the IoU is.
+    Dice is that of the second of two classes, else the mean over the classes that occur, as the IoU is. A class that
+    is nowhere, true or predicted, has neither: where that is the second of two, Dice is NaN.
     """
     found = per_class(confusion_KK.cpu())
     if not bool(found.occurs_K.any()):
         return {"dice": math.nan, "mean_iou": math.nan, "accuracy": math.nan}
-    of_interest = found.f1_K[1:] if len(found.f1_K) == 2 else found.f1_K[found.occurs_K]
+    is_of_interest_K = found.occurs_K.clone()
+    if len(is_of_interest_K) == 2:
+        is_of_interest_K[0] = False
     iou_K = found.f1_K / (2 - found.f1_K)
     return {
-        "dice": float(of_interest.mean()),
+        "dice": float(found.f1_K[is_of_interest_K].mean()),
         "mean_iou": float(iou_K[found.occurs_K].mean()),
         "accuracy": accuracy(confusion_KK),
     }
@@ -319,6 +322,24 @@ def auroc_of_counts(count_2M: Tensor) -> float | None:
         return None
     below_M = negative_M.cumsum(0) - negative_M / 2
     return float((positive_M * below_M).sum()) / pairs
+
+
+SCORE_BITS = 18
+"""Of a float32, by which scores are told apart when they are counted: the sign, the exponent, and 9 of the fraction."""
+
+
+def score_counts(score_P: Tensor, is_positive_P: Tensor) -> Tensor:
+    """Return how many scores of each class, the positive second, lie in each bin: int64 (2, M), for `auroc_of_counts`.
+
+    A bin holds the numbers that begin with the same bits, so that it is at most 1/512 of its numbers wide wherever
+    they lie, and none lies outside.
+    """
+    bits_P = (score_P.float() + 0.0).view(torch.int32)  # + 0.0: there is a negative zero
+    ordered_P = bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)  # in the order of the numbers: of negative ones bits run down
+    bin_P = (ordered_P >> (32 - SCORE_BITS)).long() + 2 ** (SCORE_BITS - 1)
+    counts = torch.zeros(2 * 2**SCORE_BITS, dtype=torch.int64, device=score_P.device)
+    place_P = is_positive_P.long() * 2**SCORE_BITS + bin_P
+    return counts.scatter_add_(0, place_P, torch.ones_like(place_P)).view(2, -1)
 
 
 PSNR_AT_MOST = 100.0
