@@ -30,6 +30,14 @@ def add(sums: Mapping[str, Tensor] | None, more: Mapping[str, Tensor]) -> Sums:
     return {name: sums[name] + more[name] for name in sums}
 
 
+def merit(value: float, loss: float | None, *, higher_is_better: bool) -> tuple[float, float]:
+    """Return what the better of two evaluations has the greater of: by a metric and, where that is equal, by the loss.
+
+    The earlier of two that are equal in both is the better one.
+    """
+    return (value if higher_is_better else -value), -(0.0 if loss is None else loss)
+
+
 def predicted_classes(logits: Tensor) -> Tensor:
     """Return class numbers from logits (B, K), or from one logit for the second of two classes, (B,) or (B, 1).
 

@@ -119,7 +119,8 @@ def confusion(history: History) -> Record | None:
     of = f"of the {split} split" if split else ""
     caption = (
         f"Each row is a true class, each column what the model said, over {history.counted(n)} {of}".rstrip()
-        + f". {count(right)} lie on the diagonal, where both agree; {count(n - right)} do not."
+        + f". {count(right)} {'lies' if right == 1 else 'lie'} on the diagonal, where both agree; "
+        + f"{count(n - right)} {'does' if n - right == 1 else 'do'} not."
     )
     if finite(as_dict(history.end.get("detection")).get("threshold")) is not None:
         caption += " What the model said is here its likeliest class, whatever the threshold."

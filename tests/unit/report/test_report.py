@@ -99,7 +99,7 @@ def test_a_detector_s_report_says_how_sure_its_area_is_and_what_its_threshold_do
 def test_a_detector_s_report_warns_before_it_is_used_on_patients(tmp_path: Path) -> None:
     page = report(fake_runs.detector, tmp_path / "run")
     text = words(page)
-    assert 'href="#patients"' in page
+    assert 'href="#before-use"' in page
     assert "data.group is not set" in text and "one source, xrays" in text and "28 x 28 pixels" in text
     assert "chosen on the 524 pictures of the validation split, as the lowest that leaves 90 %" in text
     assert "leaves 70.1 % alone, fewer than chance explains" in text
