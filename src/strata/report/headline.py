@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+from strata.config import flat
+from strata.errors import ConfigError
+from strata.recipes import result_file
 from strata.report.history import History, Record, as_dict, as_list
 from strata.report.words import (
     area,
@@ -16,6 +21,11 @@ from strata.report.words import (
     percent,
     wilson,
 )
+from strata.train.recipe import Recipe
+
+COMPARED = ("model", "data", "task", "train")
+NOT_COMPARED = frozenset(("data.source", "data.labels", "train.seed", "train.device"))
+"""Where data lie and what classes are called changes no result; a seed and a machine are what results are spread by."""
 
 
 def headline(history: History) -> Record:
@@ -241,8 +251,26 @@ def _honesty(history: History, results: dict[str, Record], main: str | None) -> 
         detail = f" ± {read.show(spread)}" if spread is not None else ""
         detail += f" over {counted(seeds, 'seed')}" if seeds else ""
         note = f" ({str(reference['note']).rstrip('.')})" if reference.get("note") else ""
-        says.append(f"Measured earlier with this recipe: {read.show(measured)}{detail}{note}.")
+        recipe = f"recipe {history.recipe.get('recipe')}" if (others := _other_settings(history)) else "this recipe"
+        changed = f" with other settings ({others})" if others else ""
+        says.append(f"Measured earlier with {recipe}{changed}: {read.show(measured)}{detail}{note}.")
     return " ".join(says)
+
+
+def _other_settings(history: History) -> str:
+    """Return the names of settings in which this run differs from the recorded one; a setting that did not exist then
+    had what is the default now."""
+    path = result_file(str(history.recipe.get("recipe", "")))
+    if not path.is_file():
+        return ""
+    recorded = as_dict(json.loads(path.read_text(encoding="utf-8")).get("resolved"))
+    try:
+        then, now = (flat(Recipe.from_json(values).to_json()) for values in (recorded, history.recipe))
+    except ConfigError:  # of another version, whose settings cannot be compared
+        return ""
+    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    names = [name for name in names if name.split(".")[0] in COMPARED and name not in NOT_COMPARED]
+    return f"{listed(names[:4])} and {len(names) - 4} more" if len(names) > 5 else listed(names)
 
 
 def _fitted(history: History) -> str:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from strata.errors import RunError
+from strata.recipes import result_file
 from strata.report import write_report
 from strata.report.history import read_history
 from strata.report.pictures import Line, Marks, Strip, _ems, _shortened, chart, running_mean, thin
@@ -346,3 +347,21 @@ def test_a_series_of_one_point_is_a_dot() -> None:
     line = Line(name="training", x=[10.0], y=[2.3], style="soft", smooth=True)
     drawn = chart([Strip(lines=[line])], name="one", label="", marks=Marks(), last=10)
     assert "<use" in drawn
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"seed": 7}, "Measured earlier with this recipe: 99"),
+        ({"epochs": 2.0, "seed": 7}, "Measured earlier with recipe digits with other settings (train.epochs): 99"),
+    ],
+)
+def test_a_recorded_result_of_other_settings_is_said_to_be_one(
+    changed: dict[str, float], says: str, tmp_path: Path
+) -> None:
+    folder = fake_runs.classifier(tmp_path)
+    recorded = json.loads(result_file("digits").read_text(encoding="utf-8"))["resolved"]
+    reference = {"metric": "accuracy", "split": "test", "measured": 0.996}
+    settings = recorded | {"reference": reference, "train": recorded["train"] | changed}
+    (folder / "recipe.json").write_text(json.dumps(settings))
+    assert says in words(write_report(folder).read_text(encoding="utf-8"))
