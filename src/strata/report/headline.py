@@ -21,11 +21,14 @@ from strata.report.words import (
     percent,
     wilson,
 )
-from strata.train.recipe import Recipe
+from strata.train.recipe import FROM_DATA, Recipe
 
 COMPARED = ("model", "data", "task", "train")
 NOT_COMPARED = frozenset(("data.source", "data.labels", "train.seed", "train.device"))
 """Where data lie and what classes are called changes no result; a seed and a machine are what results are spread by."""
+
+FILLED_IN = frozenset(("task.may_lack", "task.target_mean", "task.target_std"))
+"""Settings of tasks that follow from the data and have a default that says something."""
 
 
 def headline(history: History) -> Record:
@@ -270,7 +273,14 @@ def _other_settings(history: History) -> str:
         return ""
     names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
     names = [name for name in names if name.split(".")[0] in COMPARED and name not in NOT_COMPARED]
+    names = [name for name in names if not _is_from_data(name, then.get(name))]
     return f"{listed(names[:4])} and {len(names) - 4} more" if len(names) > 5 else listed(names)
+
+
+def _is_from_data(name: str, recorded: object) -> bool:
+    """Say whether a run fills in a setting from its data, where a record holds it as it was before that."""
+    is_open = recorded in (None, "", "auto", "balanced", [], ())
+    return name in FROM_DATA or name in FILLED_IN or (is_open and name.startswith("task."))
 
 
 def _fitted(history: History) -> str:

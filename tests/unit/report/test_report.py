@@ -362,6 +362,8 @@ def test_a_recorded_result_of_other_settings_is_said_to_be_one(
     folder = fake_runs.classifier(tmp_path)
     recorded = json.loads(result_file("digits").read_text(encoding="utf-8"))["resolved"]
     reference = {"metric": "accuracy", "split": "test", "measured": 0.996}
+    from_data = {"in_channels": 1, "image_size": 8, "num_classes": 10}
     settings = recorded | {"reference": reference, "train": recorded["train"] | changed}
+    settings |= {"model": recorded["model"] | from_data}
     (folder / "recipe.json").write_text(json.dumps(settings))
     assert says in words(write_report(folder).read_text(encoding="utf-8"))
