@@ -30,21 +30,34 @@ def add(sums: Mapping[str, Tensor] | None, more: Mapping[str, Tensor]) -> Sums:
     return {name: sums[name] + more[name] for name in sums}
 
 
+def merit(value: float, loss: float | None, *, higher_is_better: bool) -> tuple[float, float]:
+    """Return what the better of two evaluations has the greater of: by a metric and, where that is equal, by the loss.
+
+    The earlier of two that are equal in both is the better one.
+    """
+    return (value if higher_is_better else -value), -(0.0 if loss is None else loss)
+
+
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Return class numbers from logits (B, K), or from one logit for the second of two classes, (B,) or (B, 1)."""
-    if logits.ndim == 1:
-        return (logits > 0).long()
-    if logits.shape[-1] == 1:
-        return (logits.squeeze(-1) > 0).long()
-    return logits.argmax(-1)
+    """Return class numbers from logits (B, K), or from one logit for the second of two classes, (B,) or (B, 1).
+
+    Where a logit is NaN the number is -1: no class comes of that.
+    """
+    logits = logits[:, None] if logits.ndim == 1 else logits
+    found_B = logits.argmax(-1) if logits.shape[-1] > 1 else (logits.squeeze(-1) > 0).long()
+    return found_B.masked_fill(logits.isnan().any(-1), -1)
 
 
 def confusion_counts(predicted_B: Tensor, target_B: Tensor, num_classes: int) -> Tensor:
-    """Return how often each true class (row) was predicted as each class (column): int64 (K, K)."""
-    cell_B = target_B.long().flatten() * num_classes + predicted_B.long().flatten()
+    """Return how often each true class (row) was predicted as each class (column): int64 (K, K).
+
+    A prediction of -1 is of no class and is not counted.
+    """
+    predicted_B = predicted_B.long().flatten()
+    cell_B = target_B.long().flatten() * num_classes + predicted_B.clamp(min=0)
     # Not bincount, which waits for the device to learn how long its result is.
     counts = torch.zeros(num_classes**2, dtype=torch.int64, device=cell_B.device)
-    return counts.scatter_add_(0, cell_B, torch.ones_like(cell_B)).view(num_classes, num_classes)
+    return counts.scatter_add_(0, cell_B, (predicted_B >= 0).long()).view(num_classes, num_classes)
 
 
 def top_k_correct(logits_BK: Tensor, target_B: Tensor, k: int) -> Tensor:
@@ -59,15 +72,24 @@ def classification_sums(logits: Tensor, target_B: Tensor, num_classes: int, *, t
     Args:
         top_k: also count the targets among the k highest logits, as ``top_k``.
     """
-    sums = {"confusion": confusion_counts(predicted_classes(logits), target_B, num_classes)}
+    predicted_B = predicted_classes(logits)
+    sums = {
+        "confusion": confusion_counts(predicted_B, target_B, num_classes),
+        "undecided": (predicted_B < 0).sum(),
+    }
     if top_k is not None:
         sums[f"top_{top_k}"] = top_k_correct(logits, target_B, top_k)
     return sums
 
 
 def classification_metrics(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return accuracy, macro precision, recall and F1, and every top-k accuracy that was counted."""
+    """Return accuracy, macro precision, recall and F1, and every top-k accuracy that was counted.
+
+    All are NaN where a sample's logits were: what says nothing of one sample has no measure over all.
+    """
     confusion = sums["confusion"].cpu()
+    if int(sums.get("undecided", 0)):
+        confusion = torch.zeros_like(confusion)
     metrics = {"accuracy": accuracy(confusion)}
     samples = int(confusion.sum())
     for name, value in sums.items():
@@ -280,15 +302,18 @@ def bits_per_token(total_nats: float, tokens: float) -> float:
 def segmentation_metrics(confusion_KK: Tensor) -> dict[str, float]:
     """Return Dice, mean intersection over union and accuracy from counts of pixels, true classes in rows.
 
-    Dice is that of the second of two classes, else the mean over the classes that occur, as the IoU is.
+    Dice is that of the second of two classes, else the mean over the classes that occur, as the IoU is. A class that
+    is nowhere, true or predicted, has neither: where that is the second of two, Dice is NaN.
     """
     found = per_class(confusion_KK.cpu())
     if not bool(found.occurs_K.any()):
         return {"dice": math.nan, "mean_iou": math.nan, "accuracy": math.nan}
-    of_interest = found.f1_K[1:] if len(found.f1_K) == 2 else found.f1_K[found.occurs_K]
+    is_of_interest_K = found.occurs_K.clone()
+    if len(is_of_interest_K) == 2:
+        is_of_interest_K[0] = False
     iou_K = found.f1_K / (2 - found.f1_K)
     return {
-        "dice": float(of_interest.mean()),
+        "dice": float(found.f1_K[is_of_interest_K].mean()),
         "mean_iou": float(iou_K[found.occurs_K].mean()),
         "accuracy": accuracy(confusion_KK),
     }
@@ -305,6 +330,24 @@ def auroc_of_counts(count_2M: Tensor) -> float | None:
         return None
     below_M = negative_M.cumsum(0) - negative_M / 2
     return float((positive_M * below_M).sum()) / pairs
+
+
+SCORE_BITS = 18
+"""Of a float32, by which scores are told apart when they are counted: the sign, the exponent, and 9 of the fraction."""
+
+
+def score_counts(score_P: Tensor, is_positive_P: Tensor) -> Tensor:
+    """Return how many scores of each class, the positive second, lie in each bin: int64 (2, M), for `auroc_of_counts`.
+
+    A bin holds the numbers that begin with the same bits, so that it is at most 1/512 of its numbers wide wherever
+    they lie, and none lies outside.
+    """
+    bits_P = (score_P.float() + 0.0).view(torch.int32)  # + 0.0: there is a negative zero
+    ordered_P = bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)  # in the order of the numbers: of negative ones bits run down
+    bin_P = (ordered_P >> (32 - SCORE_BITS)).long() + 2 ** (SCORE_BITS - 1)
+    counts = torch.zeros(2 * 2**SCORE_BITS, dtype=torch.int64, device=score_P.device)
+    place_P = is_positive_P.long() * 2**SCORE_BITS + bin_P
+    return counts.scatter_add_(0, place_P, torch.ones_like(place_P)).view(2, -1)
 
 
 PSNR_AT_MOST = 100.0
@@ -365,5 +408,5 @@ def spearman(one_N: Tensor, other_N: Tensor) -> float:
     ranks = []
     for value_N in (one_N, other_N):
         _, which_N, count_K = value_N.double().unique(return_inverse=True, return_counts=True)
-        ranks.append((count_K.cumsum(0) - (count_K - 1) / 2)[which_N])
+        ranks.append((count_K.cumsum(0).double() - (count_K.double() - 1) / 2)[which_N])
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])

@@ -80,6 +80,13 @@ def test_r2_of_a_constant_target_is_one_where_met_and_zero_where_not() -> None:
     assert metrics.regression_metrics(metrics.regression_sums(target + 1, target))["r2"] == 0
 
 
+def test_rank_correlation_of_many_numbers_is_scipys(generator: torch.Generator) -> None:
+    from scipy.stats import spearmanr
+
+    one, other = (torch.randn(200_000, generator=generator) for _ in range(2))
+    assert metrics.spearman(one, other) == pytest.approx(float(spearmanr(one.numpy(), other.numpy())[0]), abs=1e-12)
+
+
 def test_perplexity_and_bits_come_from_the_summed_loss() -> None:
     assert metrics.perplexity(10 * math.log(7), 10) == pytest.approx(7)
     assert metrics.perplexity(1e9, 1) == math.inf

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ class RunFolder:
         found = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                record = json.loads(line)
+                record = record_of(line)
             except ValueError:
                 continue
             if isinstance(record, dict) and "event" in record:
@@ -112,7 +114,7 @@ class RunFolder:
         """Add one line to metrics.jsonl."""
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(line_of(record) + "\n")
         except OSError as error:
             raise RunError(f"Cannot write {self.path / 'metrics.jsonl'}: {error.strerror or error}.") from error
 
@@ -123,11 +125,39 @@ class RunFolder:
         """
         again = ("evaluated", "sampled", "failed", "finished")
         lines = [
-            json.dumps(record, ensure_ascii=False)
+            line_of(record)
             for record in self.records()
             if record.get("step", 0) < step or (record.get("step") == step and record["event"] not in again)
         ]
         write_bytes(self.path / "metrics.jsonl", ("\n".join(lines) + "\n" if lines else "").encode())
+
+
+def line_of(record: Mapping[str, Any]) -> str:
+    """Return a record as a line of JSON, which knows no NaN and no infinity: such a number is written as null."""
+    return json.dumps(_with_nulls(record), ensure_ascii=False, allow_nan=False)
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def record_of(line: str) -> Any:
+    """Return what a line holds, a measured number that was written as null as NaN: a loss, a metric, or the like.
+
+    Raises ValueError for a line that is no JSON.
+    """
+    return _with_nan(json.loads(line))
+
+
+def _with_nan(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return math.nan if value is None else value
+    measured = ("losses", "metrics", "validation", "test")
+    return {k: _with_nan(inner) if inner is None or k in measured else inner for k, inner in value.items()}
 
 
 def create(runs: Path, name: str) -> Path:

@@ -109,7 +109,7 @@ class Split(Protocol):
     """One part of a data set, read by sample number; ``in_memory = False`` where reading is work worth doing ahead.
 
     A batch is a dict with ``input`` and, where there is one, ``target``: pictures uint8 (B, C, H, W), tables float32
-    (B, features), text int64 (B, T); classes int64 (B,), numbers float32 (B,), next tokens int64 (B, T).
+    (B, features), text int64 (B, T); classes int64 (B,), numbers float64 (B,), next tokens int64 (B, T).
     """
 
     def __len__(self) -> int: ...

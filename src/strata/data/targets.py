@@ -29,7 +29,7 @@ class Targets:
     kind: str
     """"class" or "number"."""
     values: dict[str, Tensor]
-    """By part: int64 (N,) classes, or float32 (N,) numbers."""
+    """By part: int64 (N,) classes, or float64 (N,) numbers."""
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -82,7 +82,7 @@ def read_targets(
             if config.target_kind
             else f"{where} holds numbers to predict (data.target_kind=class would make classes)"
         )
-        numbers = {part: torch.from_numpy(values.astype(np.float32)) for part, values in parts.items()}
+        numbers = {part: torch.from_numpy(values) for part, values in parts.items()}
         return Targets("number", numbers, notes=(note,) if note else ())
     if not labels and len(distinct) > max(2, len(train) // 2):
         advice = "Use data.target_kind=number." if numeric else "Is it the right target?"

@@ -2,7 +2,7 @@
 
 history.py    reads a run folder, also one that is still going, was killed, or was resumed
 words.py      numbers and metrics as people read them
-detection.py  one class among the others: ROC curve, true probabilities, what to know before use on patients
+detection.py  one class among the others: ROC curve, true probabilities, what to know before use
 pictures.py   draws: matplotlib to SVG whose colours follow the page, samples as data URIs
 report.py     says what the numbers mean, section by section
 report.html.jinja  how it looks

@@ -6,6 +6,7 @@ One accent colour: what is measured on held-out data, or the generator. Training
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from strata.report import pictures
@@ -79,27 +80,53 @@ def _loss_figure(history: History) -> Record | None:
         return None
     says = []
     train, validation = _known(pictures.running_mean(pictures.thin(x, y)[1]).tolist()) if x else [], _known(y_val)
-    if train:
+    if len(train) > 1:
         says.append(f"The training loss went from {number(train[0], 3)} to {number(train[-1], 3)}.")
+    elif train:
+        says.append(f"The training loss was written down once: {number(train[0], 3)}.")
     best = history.best("validation", "loss")
     if best is not None:
         says.append(f"On validation data it was lowest, {number(best[1])}, at {history.when(best[0])}")
         rise = validation[-1] / best[1] - 1 if best[1] > 0 else 0.0
         if rise > 0.05:
-            says[-1] += (
-                f", and has risen to {number(validation[-1])} since, a sign that the model began to learn its training "
-                "data by heart."
-            )
+            says[-1] += f", and has risen to {number(validation[-1])} since{_why_it_rose(history, *best)}."
         else:
             says[-1] += f"; it ended at {number(validation[-1])}." if validation[-1] != best[1] else "."
     if softened := _softened(history):
-        says.append(f"Training is made harder by {softened}, so its loss may lie above that of validation.")
+        effect = "so its loss may lie above that of validation" if x_val else "which raises its loss"
+        says.append(f"Training is made harder by {softened}, {effect}.")
     if any(finite(value) is None for value in y + y_val):
         says.append("Gaps are steps whose loss was not a finite number.")
     strip = Strip(lines=lines, best=(best[0], best[1], number(best[1])) if best else None, best_is_high=False)
     legend = [("soft", "training")] * bool(x) + [("accent", "validation")] * bool(x_val)
     title = "Loss, in nats per token" if history.task_kind == "next_token" else "Loss"
     return _figure(history, title, [strip], " ".join(says), legend)
+
+
+def _why_it_rose(history: History, best_step: int, best: float) -> str:
+    """Return in words what a rise of the validation loss comes with; nothing where too little is known to say.
+
+    A model learns by heart where its training loss goes on falling while the validation loss rises steadily: its last
+    three values lie 5 % and two usual jumps above the best, in the second pass over the data or later.
+    """
+    x, y = _series(history.steps, lambda line: line.get("loss"))
+    after = [value for step, value in zip(x, y, strict=True) if step > best_step and finite(value) is not None]
+    before = [value for step, value in zip(x, y, strict=True) if step <= best_step and finite(value) is not None]
+    width = max(1, len(after) // 4)
+    if not after or not before:
+        return ""
+    then, now = (sum(part[-width:]) / len(part[-width:]) for part in (before, after))
+    if now > then:
+        return ", as the training loss has"
+    _, y_val = _series(history.evaluations.get("validation", []), lambda line: line["metrics"].get("loss"))
+    known = _known(y_val)
+    since = known[known.index(best) :]
+    jump = median(abs(one - other) for one, other in pairwise(since))
+    is_steady = len(since) > 3 and min(since[-3:]) > max(1.05 * best, best + 2 * jump)
+    is_seen_again = history.last_step >= 2 * (history.steps_per_epoch or 0)
+    if is_steady and is_seen_again and now < 0.98 * then:
+        return " while the training loss fell on, a sign that the model began to learn its training data by heart"
+    return ""
 
 
 def _softened(history: History) -> str:
@@ -127,7 +154,8 @@ def _phases_figure(history: History, phases: list[str]) -> Record | None:
             continue
         lines.append(Line(name=name, x=x, y=y, style=styles[place], smooth=True))
         legend.append((styles[place], name))
-        says.append(f"the {name}'s from {number(known[0], 3)} to {number(known[-1], 3)}")
+        whence = f"from {number(known[0], 3)} to {number(known[-1], 3)}" if len(known) > 1 else number(known[0], 3)
+        says.append(f"the {name}'s {whence}")
     if not lines:
         return None
     caption = f"The losses went: {listed(says)}."
@@ -158,7 +186,8 @@ def _metric_figure(history: History) -> Record | None:
     if len(known) == 1:
         caption = f"Validation {read.label} was measured once: {read.show(known[0], n)}, at {history.when(int(x[0]))}."
     if name == main and finite(history.train.get("early_stopping")) is not None:
-        caption += " The weights of the best point are those kept."
+        kept = "moving average of the weights at" if history.averages else "weights of"
+        caption += f" The {kept} the best point {'is' if history.averages else 'are'} kept."
     strip = Strip(
         lines=[Line(name="validation", x=x, y=y)],
         is_share=read.is_share,

@@ -1,4 +1,6 @@
-"""How well one class is found among the others, how true the probabilities are, and what that means for patients.
+"""How well one class is found among the others, how true the probabilities are, and what that means in use.
+
+Of patients it speaks only where the recipe is a medical one.
 
 Every interval says how it was made: Wilson's for a share, DeLong's for an area under the ROC curve.
 """
@@ -10,10 +12,14 @@ from typing import Any
 from strata.report import pictures
 from strata.report.history import History, Record, as_dict, as_list
 from strata.report.pictures import Curve, Mark
+from strata.report.words import area as area_text
 from strata.report.words import count, counted, finite, interval, listed, number, percent, wilson
 
 PREVALENCES = (0.01, 0.05, 0.2)
-"""Shares of a clinic's patients that have what is looked for, to show what a finding is worth at each."""
+"""How frequent what is looked for may be, to show what a finding is worth at each."""
+
+MEDICAL = frozenset(("pneumonia",))
+"""Recipes whose model looks for something in people."""
 
 CALIBRATE_FROM = 0.05
 """Calibration error from which the report says what helps."""
@@ -72,10 +78,10 @@ def roc(history: History) -> Record | None:
     name, split = f"“{told['positive']}”", _split(history)
     found, alone = _rates(told)
     edges = as_list(told.get("interval"))
-    sure = f", 95 % interval {number(edges[0], 3)} to {number(edges[1], 3)} by DeLong" if edges else ""
+    sure = f", 95 % interval {area_text(edges[0])} to {area_text(edges[1])} by DeLong" if edges else ""
     caption = (
         f"The share of {name} that is found, against the share of the others that is taken for it, at every threshold "
-        f"({split} split). The area under the curve is {number(area, 3)}{sure}; 0.5 is guessing."
+        f"({split} split). The area under the curve is {area_text(area)}{sure}; 0.5 is guessing."
     )
     caption += f" The ring is {_operating(told)}: sensitivity {percent(found)}, specificity {percent(alone)}."
     svg = pictures.square(
@@ -94,11 +100,12 @@ def roc(history: History) -> Record | None:
     }
 
 
-def _operating(told: Record) -> str:
+def _operating(told: Record, *, starts: bool = False) -> str:
+    """Return what decides between finding and none; with ``starts``, as a sentence begins with it."""
     threshold = finite(told.get("threshold"))
     if threshold is None:
-        return "where it answers with the likeliest class"
-    return f"the threshold of {number(threshold, 3)} that validation data chose"
+        return f"{'Where' if starts else 'where'} it answers with the likeliest class"
+    return f"{'At the' if starts else 'the'} threshold of {number(threshold, 3)} that validation data chose"
 
 
 def _rates(told: Record) -> tuple[float, float]:
@@ -109,18 +116,20 @@ def _split(history: History) -> str:
     return "test" if "test" in history.results else "validation"
 
 
-def patients(history: History) -> Record | None:
-    """Return what must be known before a model that looks for a named class is used on people."""
+def use(history: History) -> Record | None:
+    """Return what must be known before a model that looks for a named class is used."""
     told = as_dict(history.end.get("detection"))
     if not history.task.get("positive") or not told or not told["positives"] or not told["negatives"]:
         return None
     found, alone = _rates(told)
     name, split = f"“{told['positive']}”", _split(history)
     return {
+        "title": "Before this is used on patients" if _is_medical(history) else "Before this is used",
+        "link": "On patients" if _is_medical(history) else "Before use",
         "warnings": [
             _on_threshold(history, told),
             _on_numbers(told, name, split),
-            _on_groups(history),
+            _on_groups(history, split),
             _on_balance(history, told, name, split),
             _on_source(history, split),
             *_on_size(history),
@@ -140,9 +149,13 @@ def patients(history: History) -> Record | None:
                 (told["positives"] / (told["positives"] + told["negatives"]), f"as in the {split} split"),
             )
         ],
-        "operating": f"At {_operating(told)}, with the sensitivity of {percent(found)} and the specificity of "
-        f"{percent(alone)} measured on the {split} split.",
+        "operating": f"{_operating(told, starts=True)}, with the sensitivity of {percent(found)} and the specificity "
+        f"of {percent(alone)} measured on the {split} split.",
     }
+
+
+def _is_medical(history: History) -> bool:
+    return str(history.recipe.get("recipe")) in MEDICAL
 
 
 def _over(right: float, wrong: float) -> float | None:
@@ -178,7 +191,7 @@ def _on_numbers(told: Record, name: str, split: str) -> str:
     positives, negatives = told["positives"], told["negatives"]
     edges = as_list(told.get("interval"))
     area = (
-        f"; AUROC {number(told['auroc'], 3)}, {number(edges[0], 3)} to {number(edges[1], 3)} (DeLong)" if edges else ""
+        f"; AUROC {area_text(told['auroc'])}, {area_text(edges[0])} to {area_text(edges[1])} (DeLong)" if edges else ""
     )
     return (
         f"The {split} split holds {count(positives)} of {name} and {count(negatives)} others; the 95 % intervals are "
@@ -189,31 +202,41 @@ def _on_numbers(told: Record, name: str, split: str) -> str:
     )
 
 
-def _on_groups(history: History) -> str:
-    group = history.data_config.get("group")
+def _on_groups(history: History, split: str) -> str:
+    group, is_medical = history.data_config.get("group"), _is_medical(history)
     if group:
-        return (
-            f"The data was grouped by data.group={group}; groups found in several splits stand under Data. It "
-            "keeps patients apart only where each group is a patient."
-        )
+        says = f"The data was grouped by data.group={group}; groups found in several splits stand under Data."
+        return f"{says} It keeps patients apart only where each group is a patient." if is_medical else says
+    alike = "are of the same patient" if is_medical else "belong together, of one person, thing or place"
+    one = "one patient" if is_medical else "one group"
     return (
-        f"Nothing says which {history.nouns} are of the same patient (data.group is not set). Those of one patient may "
-        "lie in both training and test data, which would flatter every figure on this page."
+        f"Nothing says which {history.nouns} {alike} (data.group is not set). Those of {one} may lie in both training "
+        f"and {split} data, which would flatter every figure on this page."
     )
 
 
 def _on_source(history: History, split: str) -> str:
     others = [history.data_config.get(part) for part in ("validation", "test")]
-    elsewhere = [str(path) for path in others if isinstance(path, str)]
+    elsewhere = [path for path in others if isinstance(path, str) and not _is_number(path)]
     source = (
-        f"Beside the training data, {listed(elsewhere)} was read"
+        f"Beside the training data, {listed(elsewhere)} {'were' if len(elsewhere) > 1 else 'was'} read"
         if elsewhere
         else f"Training and {split} data come from one source, {history.data_name}"
     )
+    origin = "another hospital, device or group of people" if _is_medical(history) else "another origin"
     return (
-        f"{source}. What the model does on {history.nouns} of another hospital, device or group of people was not "
-        "measured; strata evaluate RUN data=PATH measures it on yours."
+        f"{source}. What the model does on {history.nouns} of {origin} was not measured; "
+        "strata evaluate RUN data=PATH measures it on yours."
     )
+
+
+def _is_number(text: str) -> bool:
+    """Say whether a setting that may be a path is a share or a count."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _on_balance(history: History, told: Record, name: str, split: str) -> str:
@@ -222,8 +245,9 @@ def _on_balance(history: History, told: Record, name: str, split: str) -> str:
     learned = ""
     if told["positive"] in labels and len(counts) == len(labels) and sum(counts):
         learned = f"{percent(counts[labels.index(told['positive'])] / sum(counts))} of the training data and "
+    where = "is not its frequency in a clinic" if _is_medical(history) else "need not be its frequency in use"
     return (
-        f"{name} is {learned}{percent(here)} of the {split} split, which is not its frequency in a clinic. "
+        f"{name} is {learned}{percent(here)} of the {split} split, which {where}. "
         "Where it is rarer, more of what is found is false alarm: the table says how much. The probabilities, too, are "
         "true at best for the balance of the data."
     )

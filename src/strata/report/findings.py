@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,7 +119,8 @@ def confusion(history: History) -> Record | None:
     of = f"of the {split} split" if split else ""
     caption = (
         f"Each row is a true class, each column what the model said, over {history.counted(n)} {of}".rstrip()
-        + f". {count(right)} lie on the diagonal, where both agree; {count(n - right)} do not."
+        + f". {count(right)} {'lies' if right == 1 else 'lie'} on the diagonal, where both agree; "
+        + f"{count(n - right)} {'does' if n - right == 1 else 'do'} not."
     )
     if finite(as_dict(history.end.get("detection")).get("threshold")) is not None:
         caption += " What the model said is here its likeliest class, whatever the threshold."
@@ -164,10 +166,8 @@ def mistakes(history: History) -> Record | None:
             {
                 "picture": pictures.inline(path) if path is not None else None,
                 "row": as_dict(mistake.get("row")),
-                "true": _value(mistake.get("true"), is_number),
-                "predicted": _value(mistake.get("predicted"), is_number),
+                **_both_sides(mistake, is_number),
                 "confidence": None if confidence is None or is_number else confidence,
-                "off": _off(mistake) if is_number else None,
                 "sample": mistake.get("sample"),
             }
         )
@@ -208,18 +208,32 @@ def _mistakes_caption(history: History, mistakes: list[Record]) -> str:
     )
 
 
-def _off(mistake: Record) -> str:
-    try:
-        return number(abs(float(mistake["predicted"]) - float(mistake["true"])))
-    except (KeyError, TypeError, ValueError):
-        return DASH
+def _both_sides(mistake: Record, is_number: bool) -> Record:
+    """Return what was true, what was predicted and, of numbers, how far off that was; numbers to the place it needs."""
+    told = {side: mistake.get(side) for side in ("true", "predicted")}
+    if not is_number:
+        return {side: DASH if value is None else str(value) for side, value in told.items()} | {"off": None}
+    known = {side: _as_number(value) for side, value in told.items()}
+    error = finite(mistake.get("error"))
+    if error is None and known["true"] is not None and known["predicted"] is not None:
+        error = abs(known["predicted"] - known["true"])
+    shown = {side: number(value, _digits(value, error)) for side, value in known.items()}
+    return shown | {"off": number(error)}
 
 
-def _value(value: Any, is_number: bool) -> str:
+def _digits(value: float | None, error: float | None) -> int:
+    """Return how many digits of a value show an error of that size: three of the error's own, and four at least."""
+    if not value or not error:
+        return 4
+    return min(12, max(4, math.floor(math.log10(abs(value))) - math.floor(math.log10(error)) + 3))
+
+
+def _as_number(value: Any) -> float | None:
+    """Return a number, also one that was written as text."""
     try:
-        return number(float(value)) if is_number else DASH if value is None else str(value)
+        return finite(float(value))
     except (TypeError, ValueError):
-        return DASH if value is None else str(value)
+        return None
 
 
 def _cell(value: Any) -> str:

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import json
+
+from strata.config import flat
+from strata.errors import ConfigError
+from strata.recipes import result_file
 from strata.report.history import History, Record, as_dict, as_list
-from strata.report.words import count, counted, finite, interval, listed, metric, millions, number, percent, wilson
+from strata.report.words import (
+    area,
+    count,
+    counted,
+    finite,
+    interval,
+    listed,
+    metric,
+    millions,
+    number,
+    percent,
+    wilson,
+)
+from strata.train.recipe import FROM_DATA, Recipe
+
+COMPARED = ("model", "data", "task", "train")
+NOT_COMPARED = frozenset(("data.source", "data.labels", "train.seed", "train.device"))
+"""Where data lie and what classes are called changes no result; a seed and a machine are what results are spread by."""
+
+FILLED_IN = frozenset(("task.may_lack", "task.target_mean", "task.target_std"))
+"""Settings of tasks that follow from the data and have a default that says something."""
 
 
 def headline(history: History) -> Record:
@@ -28,7 +53,7 @@ def headline(history: History) -> Record:
         "sentence": _sentence(history, results, main),
         "figures": figures,
         "others": _other_metrics(history, results, main or "discriminator_accuracy"),
-        "honesty": _honesty(history, results, main),
+        "honesty": _honesty(history, results, main) if figures else "",
         "status": _status(history),
     }
 
@@ -41,7 +66,7 @@ def _figure_of(history: History, split: str, name: str) -> Record:
         low, high = wilson(value * n, n)
         says = f"{count(value * n)} of {count(n)} right; 95 % interval {interval((low, high), n)}"
     elif name == "auroc" and n and (edges := _area_interval(history, split)):
-        says = f"on {history.counted(n)}; 95 % interval {number(edges[0], 3)} to {number(edges[1], 3)} (DeLong)"
+        says = f"on {history.counted(n)}; 95 % interval {area(edges[0])} to {area(edges[1])} (DeLong)"
     elif n:
         says = f"on {history.counted(n)}"
         says = f"{read.says}; {says}" if name in ("rmse", "mae") else says
@@ -96,16 +121,33 @@ def _other_metrics(history: History, results: dict[str, Record], main: str) -> R
     names = list(dict.fromkeys(name for split in splits for name in results[split] if name != main))
     if not names:
         return None
-    tokens = f"share of {history.token_word}s whose likeliest guess is right"
     rows = [
         {
             "label": metric(name).label,
-            "says": tokens if name == "accuracy" and history.task_kind == "next_token" else metric(name).says,
+            "says": _says_of(history, name),
             "values": [metric(name).show(results[split].get(name)) for split in splits],
         }
         for name in names
     ]
     return {"splits": splits, "rows": rows}
+
+
+def _says_of(history: History, name: str) -> str:
+    """Return what a metric means for this run's task."""
+    if name == "accuracy":
+        shares = {
+            "next_token": f"share of {history.token_word}s whose likeliest guess is right",
+            "translate": "share of tokens of the wanted text whose likeliest guess is right, the ones before it given",
+            "masked_token": "share of hidden tokens whose likeliest guess is right",
+            "span_corruption": "share of tokens of the wanted text whose likeliest guess is right",
+            "tag": "share of words whose likeliest tag is the true one",
+            "image_to_image": "share of pixels whose likeliest class is the true one",
+            "prefer": "share of pairs in which the answer that was chosen gets the higher reward",
+        }
+        return shares.get(history.task_kind, metric(name).says)
+    if name == "loss" and "temperature" in _fitted(history):
+        return f"{metric(name).says}; with the temperature that was fitted after training, which the curve is without"
+    return metric(name).says
 
 
 def _sentence(history: History, results: dict[str, Record], main: str | None) -> str:
@@ -132,7 +174,15 @@ def _sentence(history: History, results: dict[str, Record], main: str | None) ->
 def _result_sentence(history: History, results: dict[str, Record], main: str | None) -> str:
     split = next((name for name in ("test", "validation", *results) if name in results), None)
     if split is None:
-        return ""
+        held_out = [name for name in history.splits if name != "train"]
+        return (
+            ""
+            if held_out or not history.splits
+            else (
+                "Nothing was held out (data.validation and data.test are 0), so how well it does on other "
+                f"{history.nouns} was not measured."
+            )
+        )
     n, found, now = history.splits.get(split), results[split], "" if history.finished else " so far"
     of = f"the {history.counted(n)} of the {split} split" if n else f"the {split} split"
     value = finite(found.get(main)) if main else None
@@ -178,9 +228,13 @@ def _honesty(history: History, results: dict[str, Record], main: str | None) -> 
             + ("; the test split chose nothing." if has_test else ", and there is no test split to check them.")
         )
     elif has_validation and not has_test and history.finished:
-        says.append("There is no test split; the figures are of the validation split, which chose nothing in this run.")
+        chose = "" if _fitted(history) else ", which chose nothing in this run"
+        says.append(f"There is no test split; the figures are of the validation split{chose}.")
+    if history.averages:
+        says.append(f"What is measured and kept is a moving average of the weights ({_average(history)}).")
     if history.finished and has_test and not stops_early:
-        says.append("The weights are those of the last step; neither validation nor test split chose them.")
+        last = "The average is that at the last step" if history.averages else "The weights are those of the last step"
+        says.append(f"{last}; neither validation nor test split chose {'it' if history.averages else 'them'}.")
     fitted = _fitted(history)
     if fitted and has_validation:
         says.append(
@@ -201,16 +255,47 @@ def _honesty(history: History, results: dict[str, Record], main: str | None) -> 
         detail = f" ± {read.show(spread)}" if spread is not None else ""
         detail += f" over {counted(seeds, 'seed')}" if seeds else ""
         note = f" ({str(reference['note']).rstrip('.')})" if reference.get("note") else ""
-        says.append(f"Measured earlier with this recipe: {read.show(measured)}{detail}{note}.")
+        recipe = f"recipe {history.recipe.get('recipe')}" if (others := _other_settings(history)) else "this recipe"
+        changed = f" with other settings ({others})" if others else ""
+        says.append(f"Measured earlier with {recipe}{changed}: {read.show(measured)}{detail}{note}.")
     return " ".join(says)
+
+
+def _other_settings(history: History) -> str:
+    """Return the names of settings in which this run differs from the recorded one; a setting that did not exist then
+    had what is the default now."""
+    path = result_file(str(history.recipe.get("recipe", "")))
+    if not path.is_file():
+        return ""
+    recorded = as_dict(json.loads(path.read_text(encoding="utf-8")).get("resolved"))
+    try:
+        then, now = (flat(Recipe.from_json(values).to_json()) for values in (recorded, history.recipe))
+    except ConfigError:  # of another version, whose settings cannot be compared
+        return ""
+    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    names = [name for name in names if name.split(".")[0] in COMPARED and name not in NOT_COMPARED]
+    names = [name for name in names if not _is_from_data(name, then.get(name))]
+    return f"{listed(names[:4])} and {len(names) - 4} more" if len(names) > 5 else listed(names)
+
+
+def _is_from_data(name: str, recorded: object) -> bool:
+    """Say whether a run fills in a setting from its data, where a record holds it as it was before that."""
+    is_open = recorded in (None, "", "auto", "balanced", [], ())
+    return name in FROM_DATA or name in FILLED_IN or (is_open and name.startswith("task."))
 
 
 def _fitted(history: History) -> str:
     """Return in words what was fitted to validation data after training."""
     temperature = finite(as_dict(history.end.get("calibration")).get("temperature"))
     threshold = finite(as_dict(history.end.get("detection")).get("threshold"))
-    names = ["threshold"] * (threshold is not None) + ["temperature"] * (temperature not in (None, 1.0))
+    of_answers = history.task_kind == "extract_answer" and bool(history.task.get("may_lack")) and bool(history.end)
+    has_threshold = threshold is not None or of_answers
+    names = ["threshold"] * has_threshold + ["temperature"] * (temperature not in (None, 1.0))
     return listed(names)
+
+
+def _average(history: History) -> str:
+    return f"train.ema={number(history.train['ema'])}"
 
 
 def _status(history: History) -> str:
@@ -225,6 +310,6 @@ def _status(history: History) -> str:
         return (
             f"This run failed at {where} and did not finish: {failed.get('message', '')} What follows is from before."
         )
-    return (
-        f"This run had not finished when this page was written: it was at {where}. The figures below are those so far."
+    return f"This run had not finished when this page was written: it was at {where}." + (
+        " The figures below are those so far." if history.results else ""
     )

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from strata.checkpoint.run_folder import record_of
 from strata.errors import RunError
+from strata.metrics import merit
 from strata.report.words import count, counted, finite, metric, number
 
 Record = dict[str, Any]
@@ -46,6 +48,8 @@ class History:
     finished: Record | None = None
     preprocess: Record = field(default_factory=dict)
     """How raw input is treated, as it lies beside the final weights; empty before there are any."""
+    saved: int = 0
+    """The last step of which a checkpoint was saved."""
     unread: int = 0
     """Lines of metrics.jsonl that could not be read."""
 
@@ -126,6 +130,11 @@ class History:
         return str(self.data_config.get("tokens") or self.preprocess.get("tokens") or "token")
 
     @property
+    def averages(self) -> bool:
+        """Whether what is measured and kept is a moving average of the weights."""
+        return finite(self.train.get("ema")) is not None
+
+    @property
     def end(self) -> Record:
         """The last line of a finished run, else empty."""
         return self.finished or {}
@@ -148,7 +157,8 @@ class History:
     def last_step(self) -> int:
         """The last step that any line speaks of."""
         evaluated = [line["step"] for lines in self.evaluations.values() for line in lines]
-        return max([line["step"] for line in self.steps] + evaluated + [*self.resumed, self.end.get("step", 0)])
+        told = [line["step"] for line in self.steps] + evaluated
+        return max([*told, *self.resumed, self.saved, self.end.get("step", 0)])
 
     @property
     def total_steps(self) -> int | None:
@@ -177,11 +187,16 @@ class History:
         return f"epoch {number(step / per_epoch, 3)} (step {count(step)})"
 
     def best(self, split: str, name: str) -> tuple[int, float] | None:
-        """Return the step and value of a metric where it was best."""
-        values = [(line["step"], finite(line["metrics"].get(name))) for line in self.evaluations.get(split, [])]
-        found = [(step, value) for step, value in values if value is not None]
-        sign = 1 if metric(name).higher_is_better else -1
-        return max(found, key=lambda pair: sign * pair[1]) if found else None
+        """Return the step and value of a metric where it was best, by the rule that the training loop keeps weights."""
+        best: tuple[tuple[float, float], int, float] | None = None
+        for line in self.evaluations.get(split, []):
+            value = finite(line["metrics"].get(name))
+            if value is None:
+                continue
+            worth = merit(value, line["metrics"].get("loss"), higher_is_better=metric(name).higher_is_better)
+            if best is None or worth > best[0]:
+                best = worth, line["step"], value
+        return None if best is None else best[1:]
 
 
 def read_history(folder: Path) -> History:
@@ -236,7 +251,7 @@ def _line(written: str) -> tuple[Record | None, bool]:
     torn = written.rfind('{"event"')  # a whole line may follow one that a kill cut short
     for start in (0, torn) if torn > 0 else (0,):
         try:
-            record = json.loads(written[start:])
+            record = record_of(written[start:])
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("event"), str) and isinstance(record.get("step"), int):
@@ -264,6 +279,8 @@ def _sort(history: History, lines: list[Record]) -> None:
         elif event == "evaluated" and isinstance(line.get("metrics"), dict):
             of_split = evaluations.setdefault(str(line.get("split", "validation")), {})
             of_split.setdefault(step, []).append(line)
+        elif event == "saved":
+            history.saved = max(history.saved, step)
         elif event == "sampled":
             path = inside(history.folder, line.get("file"))
             if path is not None:

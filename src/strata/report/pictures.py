@@ -151,7 +151,7 @@ def square(
     import matplotlib
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    side, left, bottom, room = 264.0, 56.0, 42.0, 22.0
+    side, left, bottom, room = 264.0, 56.0, 46.0, 22.0
     width, height = left + side + room, bottom + side + room
     with matplotlib.rc_context(_RC):
         figure = _figure(width, height)
@@ -179,6 +179,7 @@ def square(
             spine.set_color(_FAINT)
             spine.set_linewidth(0.8)
         axes.tick_params(length=0, labelcolor=_SOFT, pad=5)
+        axes.tick_params(axis="x", pad=9)  # so that the labels of the corner stand apart
         return _svg(figure, name, label)
 
 
@@ -192,7 +193,7 @@ def _draw_strip(axes: Axes, strip: Strip, marks: Marks, last: float, *, is_last:
     for line in strip.lines:
         x, y = thin(line.x, line.y)
         color = _STYLES[line.style]
-        few = len(x) <= 40 and not line.smooth
+        few = np.isfinite(y).sum() == 1 or (len(x) <= 40 and not line.smooth)
         if line.smooth and len(x) >= 20:
             axes.plot(x, y, color=color, alpha=0.28, linewidth=1.0)
             y = running_mean(y)
@@ -204,7 +205,7 @@ def _draw_strip(axes: Axes, strip: Strip, marks: Marks, last: float, *, is_last:
             solid_capstyle="round",
             solid_joinstyle="round",
             marker="o" if few else "",
-            markersize=3.4 if len(x) > 1 else 5,
+            markersize=3.4 if np.isfinite(y).sum() > 1 else 5,
             markeredgewidth=0,
             clip_on=False,
         )
@@ -319,11 +320,11 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], *, name: s
     with_numbers = n <= CELLS_WITH_NUMBERS
     every = 1 if n <= 40 else 5
     shown = [_shortened(text, 18 if n <= 40 else 14) if k % every == 0 else "" for k, text in enumerate(labels)]
-    longest = max((_letters(text) for text in shown), default=1)
+    longest = max((_ems(text) for text in shown), default=1.0)
     letter = 11.0 if n <= 12 else 9.0 if n <= 24 else 8.0
-    margin = max(26.0, min(longest * letter * 0.56 + 12, 130.0))
+    margin = max(26.0, longest * letter + 12)
     cell = min(max(44.0, 180.0 / n), (460.0 - margin) / n)
-    upright = longest * letter * 0.58 > cell * every
+    upright = longest * letter + 4 > cell * every
     below = margin if upright else 22.0
     width, height = margin + 20 + cell * n + 8, 8 + cell * n + below + 20
     names: dict[str, str] = {}
@@ -408,18 +409,32 @@ def attention(source: Sequence[str], target: Sequence[str], weights: Any, *, nam
         return _svg(figure, name, label, dict(zip(stand_ins, [*source, *target], strict=True)))
 
 
-def _letters(text: str) -> float:
-    """Return the width of a text in letters; those of East Asia are twice as wide."""
+def _ems(text: str) -> float:
+    """Return how wide a text is at most, in sizes of its letters: the page's fonts are not known here, and differ."""
     import unicodedata
 
-    return sum(1.9 if unicodedata.east_asian_width(character) in "WF" else 1.0 for character in text)
+    def width(character: str) -> float:
+        if unicodedata.east_asian_width(character) in "WF":
+            return 1.05
+        if character in "ijl|!'.,:;()[] ftI-":
+            return 0.4
+        if character in "mwMW@%…":
+            return 1.0
+        return 0.76 if character.isupper() else 0.61
+
+    return sum(map(width, text))
 
 
-def _shortened(text: str, limit: int) -> str:
-    text = " ".join(text.split())
-    if len(text) <= limit:
+def _shortened(text: str, letters: int) -> str:
+    """Return a name with its middle left out where it is longer than so many letters of usual width."""
+    text, most = " ".join(text.split()), 0.61 * letters
+    if _ems(text) <= most:
         return text
-    return text[: limit - 6].rstrip() + "…" + text[-5:].lstrip()  # names often differ only at their end
+    end = text[-5:].lstrip()  # names often differ only at their end
+    start = text[:-5]
+    while start and _ems(f"{start}…{end}") > most:
+        start = start[:-1]
+    return f"{start.rstrip()}…{end}"
 
 
 _RC: dict[Any, Any] = {

@@ -54,7 +54,7 @@ def render(history: History) -> str:
         confusion=confusion(history),
         mistakes=mistakes(history),
         squares=[chart for chart in (detection.roc(history), detection.calibration(history)) if chart is not None],
-        patients=detection.patients(history),
+        before_use=detection.use(history),
         data=_data(history),
         model=_model(history),
         how=_how_it_ran(history),
@@ -90,7 +90,8 @@ def _balance(labels: list[str], counts: list[float]) -> Record:
     most, least, total = max(counts), min(counts), sum(counts)
     even = most <= 1.5 * least
     if even:
-        says = f"The classes are about equally frequent in the training data: {count(least)} to {count(most)} each."
+        each = f"{count(least)} to {count(most)}" if most > least else count(most)
+        says = f"The classes are about equally frequent in the training data: {each} each."
     else:
         common, rare = labels[counts.index(most)], labels[counts.index(least)]
         says = (

@@ -42,6 +42,14 @@ def number(value: Any, digits: int = 4) -> str:
     return ("−" if known < 0 else "") + text
 
 
+def area(value: Any, digits: int = 3) -> str:
+    """Return an area under the ROC curve, with more digits where it would else read as 1 and is not."""
+    known = finite(value)
+    while known is not None and known < 1 and digits < 12 and number(known, digits) == "1":
+        digits += 1
+    return number(value, digits)
+
+
 def short(value: float) -> str:
     """Return a number for an axis: 12.5k, 3M, 0.05."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
@@ -136,12 +144,14 @@ class Metric:
     is_share: bool = False
     """Shown as a percentage."""
     higher_is_better: bool = True
+    is_area: bool = False
+    """Shown as 1 only where it is that."""
     says: str = ""
     """What it means, for someone who does not know it."""
 
     def show(self, value: Any, samples: int | None = None) -> str:
         """Return a value of this metric."""
-        return percent(value, samples) if self.is_share else number(value)
+        return percent(value, samples) if self.is_share else area(value, 4) if self.is_area else number(value)
 
 
 _METRICS = {
@@ -174,6 +184,7 @@ _METRICS = {
     ),
     "auroc": Metric(
         label="AUROC",
+        is_area=True,
         says="share of pairs, one of the class and one not, in which the right one is ranked higher",
     ),
     "ece": Metric(

@@ -98,7 +98,7 @@ class Findings:
     confusion: list[list[int]] | None = None
     """Samples by true class (row) and predicted class (column)."""
     mistakes: list[dict[str, Any]] = field(default_factory=list)
-    """Worst first: sample number, "true", "predicted", "confidence"."""
+    """Worst first: sample number, "true", "predicted", and "confidence" of a class or "error" of a number."""
     classes: list[dict[str, Any]] = field(default_factory=list)
     """By class: "label", "support", "precision", "recall", "f1"; None for a ratio with nothing below it."""
     calibration: dict[str, Any] | None = None

@@ -31,6 +31,8 @@ from strata.tasks.regress import Regress
 logger = logging.getLogger(__name__)
 
 MISTAKES_SHOWN = 24
+COUNTED = ("confusion", "undecided")
+"""Sums that the metrics of classes come from, beside the top-k hits."""
 TEMPERATURES = (0.01, 100.0)
 """Between which the one that calibrates is sought."""
 LOOKED_FOR = frozenset(
@@ -83,6 +85,9 @@ class Classify(Task):
     """What scores are divided by to become probabilities; filled in by `calibrate`."""
     threshold: NotNegativeFloat | None = None
     """Probability from which the class that is to be found counts as found; filled in by `specificity`."""
+    threshold_log_odds: float | None = None
+    """The threshold as log-odds, which still tell apart what as a probability would round to 0 or 1; filled in with it,
+    and passed over where it is not those of `threshold`."""
 
     @property
     def main_metric(self) -> str | None:
@@ -238,14 +243,39 @@ class Classify(Task):
         return self._log_probabilities(scores_BK).exp()
 
     def _log_probabilities(self, scores_BK: Tensor) -> Tensor:
+        return self._log_weights(scores_BK).log_softmax(1)
+
+    def _log_weights(self, scores_BK: Tensor) -> Tensor:
+        """Return logarithms of what is in proportion to the probabilities, (B, K) also of a single output."""
         scores_BK = (scores_BK if scores_BK.dtype == torch.float64 else scores_BK.float()) / self.temperature
         if scores_BK.shape[1] == 1:
             middle = 0.5 if self.loss == "mean_squared_error" else 0.0
-            return F.logsigmoid(torch.cat([middle - scores_BK, scores_BK - middle], 1))
-        if self.loss == "binary_cross_entropy":
-            log_BK = F.logsigmoid(scores_BK)
-            return log_BK - log_BK.logsumexp(1, keepdim=True)
-        return scores_BK.log_softmax(1)
+            return torch.cat([torch.zeros_like(scores_BK), scores_BK - middle], 1)
+        return F.logsigmoid(scores_BK) if self.loss == "binary_cross_entropy" else scores_BK
+
+    def log_odds(self, scores_BK: Tensor) -> Tensor:
+        """Return the log-odds of each class against all others, float64 (B, K).
+
+        They lie in the order of the probabilities, and apart also where those round to 0 or 1.
+        """
+        weight_BK = self._log_weights(scores_BK.double())
+        log_BK = weight_BK.log_softmax(1)
+        odds_BK = log_BK - torch.log1p(-log_BK.exp())  # exact up to a probability of a half
+        top_B1 = weight_BK.argmax(1, keepdim=True)
+        others_B1 = weight_BK.scatter(1, top_B1, -math.inf).logsumexp(1, keepdim=True)
+        return odds_BK.scatter(1, top_B1, weight_BK.gather(1, top_B1) - others_B1)
+
+    @property
+    def _least_log_odds(self) -> float | None:
+        """Log-odds from which the class that is to be found counts as found; None where no threshold is set."""
+        if self.threshold is None:
+            return None
+        fine = self.threshold_log_odds
+        if fine is not None and _probability(fine) == self.threshold:
+            return fine
+        if not 0 < self.threshold < 1:
+            return math.inf if self.threshold >= 1 else -math.inf
+        return math.log(self.threshold / (1 - self.threshold))
 
     @property
     def _trains_probabilities(self) -> bool:
@@ -262,10 +292,10 @@ class Classify(Task):
         """Return the loss, confusion counts, bins of confidence and, of more than ten classes, the top-5 hits."""
         scores_BK, target_B = self._scores(model, batch["input"], **mask_of(batch)), batch["target"]
         loss = self._parts(scores_BK / self.temperature, target_B).sum()
-        probability_BK = self.probabilities(scores_BK)
-        classes = probability_BK.shape[1]
-        confidence_B, predicted_B = probability_BK.max(1)
-        sums = metrics.classification_sums(probability_BK, target_B, classes, top_k=5 if classes > 10 else None)
+        log_BK = self._log_probabilities(scores_BK)
+        classes = log_BK.shape[1]
+        confidence_B, predicted_B = log_BK.amax(1).exp(), metrics.predicted_classes(log_BK)
+        sums = metrics.classification_sums(log_BK, target_B, classes, top_k=5 if classes > 10 else None)
         if self._trains_probabilities:
             sums["calibration"] = metrics.calibration_sums(confidence_B, predicted_B == target_B)
         per_sample = {"predicted": predicted_B, "true": target_B, "confidence": confidence_B, "scores": scores_BK}
@@ -280,7 +310,7 @@ class Classify(Task):
         has a part in it; ``sensitivity`` and ``specificity`` are those at the threshold that validation data chose.
         """
         found = metrics.classification_metrics(
-            {name: value for name, value in sums.items() if name == "confusion" or name.startswith("top_")}
+            {name: value for name, value in sums.items() if name in COUNTED or name.startswith("top_")}
         )
         if "scores" in per_sample:
             found |= self._ranking_metrics(per_sample)
@@ -302,18 +332,18 @@ class Classify(Task):
         )
 
     def _ranking_metrics(self, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
-        probability_NK, true_N = self.probabilities(per_sample["scores"].double()), per_sample["true"]
+        odds_NK, true_N = self.log_odds(per_sample["scores"]), per_sample["true"]
         if self.positive_class is None:
-            return _known(auroc=metrics.macro_auroc(probability_NK, true_N))
-        score_N, is_positive_N = probability_NK[:, self.positive_class], true_N == self.positive_class
+            return _known(auroc=metrics.macro_auroc(odds_NK, true_N))
+        score_N, is_positive_N = odds_NK[:, self.positive_class], true_N == self.positive_class
         found = _known(auroc=metrics.auroc(score_N, is_positive_N))
         if self.specificity is not None:
             own = metrics.threshold_at_specificity(score_N, is_positive_N, self.specificity)
             if own is not None:
                 sensitivity, _ = metrics.sensitivity_and_specificity(score_N, is_positive_N, own)
                 found |= _known(sensitivity_at_specificity=sensitivity)
-        if self.threshold is not None:
-            pair = metrics.sensitivity_and_specificity(score_N, is_positive_N, self.threshold)
+        if self._least_log_odds is not None:
+            pair = metrics.sensitivity_and_specificity(score_N, is_positive_N, self._least_log_odds)
             found |= _known(sensitivity=pair[0], specificity=pair[1])
         return found
 
@@ -327,9 +357,10 @@ class Classify(Task):
             fitted = dataclasses.replace(fitted, temperature=self._fit_temperature(scores_NK, true_N))
         if self.specificity is not None:
             assert self.positive_class is not None, "resolve() fills it in"
-            probability_N = fitted.probabilities(scores_NK)[:, self.positive_class]
-            threshold = metrics.threshold_at_specificity(probability_N, true_N == self.positive_class, self.specificity)
-            fitted = dataclasses.replace(fitted, threshold=threshold)
+            score_N = fitted.log_odds(scores_NK)[:, self.positive_class]
+            least = metrics.threshold_at_specificity(score_N, true_N == self.positive_class, self.specificity)
+            threshold = None if least is None else _probability(least)
+            fitted = dataclasses.replace(fitted, threshold=threshold, threshold_log_odds=least)
         return fitted
 
     def _fit_temperature(self, scores_NK: Tensor, true_N: Tensor) -> float:
@@ -364,7 +395,8 @@ class Classify(Task):
         "auroc" with its 95 % "interval"; "roc" points (1 - specificity, sensitivity); and how many of each are "found"
         and "left_alone" from the "threshold" on, which is None where the likeliest class was taken.
         """
-        wrong_N = (per_sample["predicted"] != per_sample["true"]).nonzero()[:, 0]
+        predicted_N = per_sample["predicted"]
+        wrong_N = ((predicted_N != per_sample["true"]) & (predicted_N >= 0)).nonzero()[:, 0]
         order = per_sample["confidence"][wrong_N].argsort(descending=True, stable=True)[:MISTAKES_SHOWN]
         mistakes = [
             {
@@ -396,9 +428,9 @@ class Classify(Task):
 
     def _detection(self, per_sample: Mapping[str, Tensor], labels: Sequence[str]) -> dict[str, Any]:
         assert self.positive_class is not None
-        score_N = self.probabilities(per_sample["scores"].double())[:, self.positive_class]
+        score_N, least = self.log_odds(per_sample["scores"])[:, self.positive_class], self._least_log_odds
         is_positive_N = per_sample["true"] == self.positive_class
-        said_N = per_sample["predicted"] == self.positive_class if self.threshold is None else score_N >= self.threshold
+        said_N = per_sample["predicted"] == self.positive_class if least is None else score_N >= least
         interval = metrics.auroc_interval(score_N, is_positive_N)
         return {
             "positive": labels[self.positive_class],
@@ -419,7 +451,8 @@ class Classify(Task):
         Where a threshold was chosen, "positive" says whether the class to be found counts as found, which the likeliest
         label may contradict.
         """
-        probability_BK = self.probabilities(self._scores(model, input_B).double())
+        scores_BK = self._scores(model, input_B)
+        probability_BK = self.probabilities(scores_BK.double())
         top = probability_BK.topk(min(5, probability_BK.shape[1]), 1)
         found: list[dict[str, Any]] = [
             {
@@ -432,15 +465,22 @@ class Classify(Task):
         if self.out_of_scope_class is not None:
             for answer, chance in zip(found, probability_BK[:, self.out_of_scope_class].tolist(), strict=True):
                 answer["out_of_scope"] = chance
-        if self.threshold is not None and self.positive_class is not None:
-            for answer, chance in zip(found, probability_BK[:, self.positive_class].tolist(), strict=True):
+        if self._least_log_odds is not None and self.positive_class is not None:
+            is_found_B = self.log_odds(scores_BK)[:, self.positive_class] >= self._least_log_odds
+            chances = probability_BK[:, self.positive_class].tolist()
+            for answer, chance, is_found in zip(found, chances, is_found_B.tolist(), strict=True):
                 answer["positive"] = {
                     "label": context.labels[self.positive_class],
                     "probability": chance,
                     "threshold": self.threshold,
-                    "found": chance >= self.threshold,
+                    "found": is_found,
                 }
         return found
+
+
+def _probability(log_odds: float) -> float:
+    """Return the probability of log-odds, in double precision."""
+    return float(torch.tensor(log_odds, dtype=torch.float64).sigmoid())
 
 
 def _known(**values: float | None) -> dict[str, float]:

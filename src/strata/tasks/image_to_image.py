@@ -34,8 +34,6 @@ PIXELS_AT_ONCE = 2**19
 TILE_SIDE, TILE_MARGIN = 512, 96
 """Larger pictures go through the model in tiles, each with so many pixels around it that are not kept. Multiples of 32,
 so that poolings fall on the same pixels in every tile."""
-LOGIT_BINS, LOGIT_AT_MOST = 4096, 16.0
-"""In which the scores of pixels are counted for the AUROC."""
 _LOSSES = {
     "class": ("cross_entropy_dice", "cross_entropy", "dice"),
     "number": ("l1", "mean_squared_error"),
@@ -199,13 +197,15 @@ class ImageToImage(Task):
     def metrics(self, sums: Sums, per_sample: Mapping[str, Tensor]) -> dict[str, float]:
         """Return for masks Dice, mean IoU, pixel accuracy and, of two classes, AUROC; for pictures PSNR, SSIM, MAE.
 
-        Dice is that of the second of two classes, else the mean over the classes that occur; in a denoiser's metrics
+        Dice is that of the second of two classes, else the mean over the classes that occur; the AUROC is of pixels in
+        fine bins of their scores. Of masks all are NaN where a pixel's scores were. In a denoiser's metrics
         ``noisy_psnr`` is that of the pictures as they came.
         """
         found: dict[str, float] = {}
         if self.target == "class":
-            found |= metrics.segmentation_metrics(sums["confusion"])
-            area = metrics.auroc_of_counts(sums["scores"]) if "scores" in sums else None
+            is_decided = not int(sums.get("undecided", 0))
+            found |= metrics.segmentation_metrics(sums["confusion"] * is_decided)
+            area = metrics.auroc_of_counts(sums["scores"]) if "scores" in sums and is_decided else None
             found |= {} if area is None else {"auroc": area}
         else:
             found |= metrics.picture_metrics(sums)
@@ -327,12 +327,13 @@ def _mask_sums(logits_BKHW: Tensor, target_BHW: Tensor) -> Sums:
     counted_BHW = target_BHW >= 0
     classes = logits_BKHW.shape[1]
     true_P = target_BHW[counted_BHW]
-    found = {"confusion": metrics.confusion_counts(logits_BKHW.argmax(1)[counted_BHW], true_P, classes)}
+    predicted_P = logits_BKHW.argmax(1).masked_fill(logits_BKHW.isnan().any(1), -1)[counted_BHW]
+    found = {
+        "confusion": metrics.confusion_counts(predicted_P, true_P, classes),
+        "undecided": (predicted_P < 0).sum(),
+    }
     if classes == 2:
-        score_P = (logits_BKHW[:, 1] - logits_BKHW[:, 0])[counted_BHW].clamp(-LOGIT_AT_MOST, LOGIT_AT_MOST)
-        bin_P = ((score_P / LOGIT_AT_MOST + 1) * (LOGIT_BINS / 2)).long().clamp(max=LOGIT_BINS - 1)
-        counts = torch.zeros(2 * LOGIT_BINS, dtype=torch.int64, device=bin_P.device)
-        found["scores"] = counts.scatter_add_(0, true_P * LOGIT_BINS + bin_P, torch.ones_like(bin_P)).view(2, -1)
+        found["scores"] = metrics.score_counts((logits_BKHW[:, 1] - logits_BKHW[:, 0])[counted_BHW], true_P == 1)
     return found
 
 

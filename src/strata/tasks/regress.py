@@ -52,7 +52,8 @@ class Regress(Task):
 
     def objective(self, model: nn.Module, batch: Mapping[str, Tensor], phase: str, draw: Draw) -> LossSum:
         """Return the loss over standardised targets."""
-        target_B = (batch["target"] - self.target_mean) / self.target_std
+        # In float64 until it is standardised: far from zero, float32 would round away what is to be learned.
+        target_B = ((batch["target"].double() - self.target_mean) / self.target_std).float()
         options = {"delta": self.huber_delta} if self.loss == "huber" else {}
         return losses.per_sample(self.loss)(model(batch["input"], **mask_of(batch)), target_B, **options).sum()
 
@@ -71,14 +72,15 @@ class Regress(Task):
         return metrics.regression_metrics(sums)
 
     def findings(self, sums: Sums, per_sample: dict[str, Tensor], labels: Sequence[str]) -> Findings:
-        """Return the samples that were missed by most."""
-        error_N = (per_sample["predicted"] - per_sample["true"]).abs()
+        """Return the samples that were missed by most; ``error`` is by how much, in the target's units."""
+        error_N = (per_sample["predicted"].double() - per_sample["true"].double()).abs()
         return Findings(
             mistakes=[
                 {
                     "sample": number,
-                    "true": f"{float(per_sample['true'][number]):.6g}",
-                    "predicted": f"{float(per_sample['predicted'][number]):.6g}",
+                    "true": float(per_sample["true"][number]),
+                    "predicted": float(per_sample["predicted"][number]),
+                    "error": float(error_N[number]),
                 }
                 for number in error_N.argsort(descending=True, stable=True)[:MISTAKES_SHOWN].tolist()
             ]

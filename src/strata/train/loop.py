@@ -30,6 +30,7 @@ from strata.data.dataset import Dataset, TensorSplit
 from strata.data.loader import Batch, Loader
 from strata.device import decide
 from strata.errors import ConfigError, RunError, StrataError, TrainingError
+from strata.metrics import merit
 from strata.models import build
 from strata.tasks import Draw, Phase
 from strata.tasks.base import Answering, Evaluation
@@ -438,10 +439,9 @@ class Training:
         state, name = self.state, self.task.main_metric
         if name is None or name not in metrics:
             return
-        value = metrics[name]
-        sign, loss = (1.0 if self.task.higher_is_better else -1.0), metrics.get("loss", 0.0)
-        best = None if state.best_value is None else (sign * state.best_value, -state.best_loss)
-        if not math.isnan(value) and (best is None or (sign * value, -loss) > best):
+        value, loss, better = metrics[name], metrics.get("loss", 0.0), self.task.higher_is_better
+        best = None if state.best_value is None else merit(state.best_value, state.best_loss, higher_is_better=better)
+        if not math.isnan(value) and (best is None or merit(value, loss, higher_is_better=better) > best):
             state.best_value, state.best_loss = value, loss
             state.best_step, state.evaluations_since_best = state.step, 0
             if self.config.early_stopping is not None:

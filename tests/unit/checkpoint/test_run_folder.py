@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -85,3 +86,23 @@ def test_lines_that_a_resumed_run_writes_again_are_dropped(tmp_path: Path) -> No
     folder.forget_after(5)
     kept = [json.loads(line)["event"] for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
     assert kept == ["started", "step", "saved"]
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_file_and_nan_to_who_reads_it(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    metrics = {"test": {"accuracy": math.nan, "loss": math.inf}}
+    folder.append({"event": "step", "step": 1, "loss": math.nan, "losses": {"train": math.nan}})
+    folder.append({"event": "finished", "step": 2, "metrics": metrics, "detection": {"threshold": None}})
+
+    def refused(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for _ in range(2):
+        text = (folder.path / "metrics.jsonl").read_text()
+        plain = [json.loads(line, parse_constant=refused) for line in text.splitlines()]
+        assert plain[0]["loss"] is None and plain[1]["metrics"]["test"] == {"accuracy": None, "loss": None}
+        step, finished = folder.records()
+        assert math.isnan(step["loss"]) and math.isnan(step["losses"]["train"])
+        assert all(math.isnan(value) for value in finished["metrics"]["test"].values())
+        assert finished["detection"]["threshold"] is None
+        folder.forget_after(3)

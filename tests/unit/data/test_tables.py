@@ -86,7 +86,7 @@ def test_a_number_to_predict_keeps_its_units_and_its_scale(tmp_path: Path) -> No
     data = read(path, test=0, validation=0)
     index = torch.arange(40)
     target = data.splits["train"].gather(index, index)["target"]
-    assert target.dtype == torch.float32 and target[2] == 1007
+    assert target.dtype == torch.float64 and target[2] == 1007
     assert data.preprocess.target_mean == pytest.approx(float(target.mean()))  # type: ignore[attr-defined]
     assert data.preprocess.target_std == pytest.approx(float(target.std(correction=0)))  # type: ignore[attr-defined]
     assert data.sizes["num_classes"] == 1 and data.class_counts == ()

@@ -84,3 +84,8 @@ def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
         read_history(tmp_path)
     with pytest.raises(RunError, match="There is no run folder at"):
         read_history(tmp_path / "nowhere")
+
+
+def test_an_interrupted_run_was_at_the_step_of_its_last_checkpoint(tmp_path: Path) -> None:
+    history = read_history(run(tmp_path, step(54, 3.0), {"event": "saved", "step": 55, "seconds": 0.1}))
+    assert history.last_step == 55

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from strata.errors import RunError
+from strata.recipes import result_file
 from strata.report import write_report
 from strata.report.history import read_history
-from strata.report.pictures import running_mean, thin
+from strata.report.pictures import Line, Marks, Strip, _ems, _shortened, chart, running_mean, thin
 from strata.report.report import render
 
 fake_runs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("fake_runs.py"))))
@@ -114,7 +115,7 @@ def test_a_detector_s_report_says_how_sure_its_area_is_and_what_its_threshold_do
 def test_a_detector_s_report_warns_before_it_is_used_on_patients(tmp_path: Path) -> None:
     page = report(fake_runs.detector, tmp_path / "run")
     text = words(page)
-    assert 'href="#patients"' in page
+    assert 'href="#before-use"' in page
     assert "data.group is not set" in text and "one source, xrays" in text and "28 x 28 pixels" in text
     assert "chosen on the 524 pictures of the validation split, as the lowest that leaves 90 %" in text
     assert "leaves 70.1 % alone, fewer than chance explains" in text
@@ -138,6 +139,15 @@ def test_a_regression_s_report_is_in_the_target_s_unit_and_says_what_chose_the_w
     assert "The validation split chose when to stop and which weights to keep" in text
     assert "R² – 0.512" in text
     assert "281 112.4 168.6" in text
+
+
+def test_an_error_that_is_small_beside_its_numbers_is_shown_and_so_are_the_numbers(tmp_path: Path) -> None:
+    folder = fake_runs.table(tmp_path)
+    *lines, last = (folder / "metrics.jsonl").read_text().splitlines()
+    told = [{"true": 5_000_003.14, "predicted": 4_999_997.7, "error": 5.44, "sample": 0, "row": {"age": 1.0}}]
+    written = json.dumps(json.loads(last) | {"mistakes": told})
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, written]) + "\n")
+    assert "5,000,003.14 4,999,997.7 5.44" in words(write_report(folder).read_text(encoding="utf-8"))
 
 
 def test_a_text_s_report_shows_what_was_written_where_it_was_resumed_and_its_warnings(tmp_path: Path) -> None:
@@ -265,3 +275,109 @@ def test_a_recipe_is_shown_with_every_key(tmp_path: Path) -> None:
 
     for key in keys(json.loads((folder / "recipe.json").read_text())):
         assert f" {key} " in text
+
+
+def learning(tmp_path: Path, train: list[float], validation: list[float], **changes: object) -> str:
+    """Return the words of a finished run with these losses, an epoch of five steps between each two."""
+    lines = [fake_runs.started(total_steps=5 * len(train), steps_per_epoch=5.0)]
+    for place, (loss, other) in enumerate(zip(train, validation, strict=True)):
+        lines.append(fake_runs.stepped(5 * place + 5, 5 * len(train), 5.0, {"train": loss}))
+        lines.append(fake_runs.evaluated(5 * place + 5, 5.0, {"accuracy": 0.5, "loss": other}))
+    settings = fake_runs.recipe(train=fake_runs.TRAIN | changes)
+    return words(write_report(fake_runs.write(tmp_path, settings, lines)).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "by_heart"),
+    [
+        ([2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1], [1.8, 1.4, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], True),
+        ([1.2, 5.0, 20.0, 50.0, 80.0, 100.0, 117.0], [1.0, 6.0, 20.0, 50.0, 80.0, 100.0, 120.0], False),
+        ([2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2], [1.8, 1.4, 1.2, 1.9, 1.3, 1.8, 1.4], False),
+        ([2.0, 1.5, 1.0, 0.9], [1.8, 1.2, 1.3, 1.4], False),
+    ],
+)
+def test_learning_by_heart_is_said_where_the_training_loss_fell_on_and_the_rise_is_no_noise(
+    train: list[float], validation: list[float], by_heart: bool, tmp_path: Path
+) -> None:
+    text = learning(tmp_path, train, validation)
+    assert ("by heart" in text) == by_heart
+    assert "has risen to" in text and ("since, as the training loss has." in text) == (train[-1] > 100)
+
+
+def test_of_equal_accuracies_the_marked_point_is_the_one_whose_weights_were_kept(tmp_path: Path) -> None:
+    text = learning(tmp_path, [2.0, 1.0, 0.5], [0.9, 0.4, 0.6], early_stopping=3)
+    history = read_history(tmp_path)
+    assert history.best("validation", "accuracy") == (10, 0.5)
+    assert "The weights of the best point are kept." in text
+
+
+def test_a_moving_average_of_the_weights_is_said(tmp_path: Path) -> None:
+    folder = fake_runs.classifier(tmp_path)
+    settings = fake_runs.recipe(train=fake_runs.TRAIN | {"ema": 0.99})
+    (folder / "recipe.json").write_text(json.dumps(settings))
+    text = words(write_report(folder).read_text(encoding="utf-8"))
+    assert "a moving average of the weights (train.ema=0.99). The average is that at the last step" in text
+    assert "The weights are those of the last step" not in text
+
+
+def test_where_nothing_was_held_out_the_page_says_so_and_speaks_of_no_validation(tmp_path: Path) -> None:
+    data = {"name": "digits", "kind": "image", "splits": {"train": 100}, "labels": ["0", "1"], "class_counts": [50, 50]}
+    lines = [fake_runs.started(data=data), fake_runs.stepped(10, 10, 5.0, {"train": 2.32})]
+    lines.append({"event": "finished", "step": 10, "metrics": {}, "steps": 10, "seconds": 1.0})
+    text = words(write_report(fake_runs.write(tmp_path, fake_runs.recipe(), lines)).read_text(encoding="utf-8"))
+    assert "Nothing was held out" in text and "that of validation" not in text
+    assert "The training loss was written down once: 2.32." in text
+    assert "training data: 50 each." in text
+
+
+def test_only_a_medical_recipe_speaks_of_patients_and_a_share_is_no_place_that_was_read(tmp_path: Path) -> None:
+    folder = fake_runs.detector(tmp_path, positive="spam", threshold=None)
+    settings = json.loads((folder / "recipe.json").read_text()) | {"recipe": "mlp"}
+    settings["data"] |= {"test": "0"}
+    (folder / "recipe.json").write_text(json.dumps(settings))
+    text = words(write_report(folder).read_text(encoding="utf-8"))
+    assert "Before this is used" in text and "Where it answers with the likeliest class, with" in text
+    assert not any(word in text for word in ("patient", "clinic", "hospital", "0 was read"))
+
+
+def test_a_split_that_chose_something_is_not_said_to_have_chosen_nothing(tmp_path: Path) -> None:
+    folder = fake_runs.detector(tmp_path)
+    *lines, last = (folder / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(last)
+    del record["metrics"]["test"]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(record)]) + "\n")
+    text = words(write_report(folder).read_text(encoding="utf-8"))
+    assert "chose nothing" not in text and "The validation split chose the threshold and temperature" in text
+    assert "with the temperature that was fitted after training" in text
+
+
+def test_names_in_capitals_are_given_room_beside_a_confusion_matrix() -> None:
+    assert _ems("WARNING MM") > _ems("warning mm") > 0.5 * len("warning mm")
+    assert _ems(_shortened("WARNING MACHINE NUMBER 07 MM", 18)) <= 0.61 * 18
+    assert _shortened("WARNING MACHINE NUMBER 07 MM", 18).endswith("07 MM")
+
+
+def test_a_series_of_one_point_is_a_dot() -> None:
+    line = Line(name="training", x=[10.0], y=[2.3], style="soft", smooth=True)
+    drawn = chart([Strip(lines=[line])], name="one", label="", marks=Marks(), last=10)
+    assert "<use" in drawn
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"seed": 7}, "Measured earlier with this recipe: 99"),
+        ({"epochs": 2.0, "seed": 7}, "Measured earlier with recipe digits with other settings (train.epochs): 99"),
+    ],
+)
+def test_a_recorded_result_of_other_settings_is_said_to_be_one(
+    changed: dict[str, float], says: str, tmp_path: Path
+) -> None:
+    folder = fake_runs.classifier(tmp_path)
+    recorded = json.loads(result_file("digits").read_text(encoding="utf-8"))["resolved"]
+    reference = {"metric": "accuracy", "split": "test", "measured": 0.996}
+    from_data = {"in_channels": 1, "image_size": 8, "num_classes": 10}
+    settings = recorded | {"reference": reference, "train": recorded["train"] | changed}
+    settings |= {"model": recorded["model"] | from_data}
+    (folder / "recipe.json").write_text(json.dumps(settings))
+    assert says in words(write_report(folder).read_text(encoding="utf-8"))

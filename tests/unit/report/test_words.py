@@ -56,3 +56,7 @@ def test_a_metric_that_nobody_described_is_shown_under_its_own_name() -> None:
     assert metric("word_error_rate").label == "word error rate"
     assert not metric("word_error_rate").higher_is_better
     assert metric("top_5_accuracy").show(0.9) == "90.0\u202f%"
+
+
+def test_an_area_reads_as_one_only_where_it_is_one() -> None:
+    assert [metric("auroc").show(value) for value in (0.99997, 1.0, 0.9512)] == ["0.99997", "1", "0.9512"]

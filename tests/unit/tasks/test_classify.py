@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,52 @@ def test_the_threshold_is_chosen_on_validation_and_the_curve_s_own_value_is_anot
     assert found["sensitivity"] == pytest.approx(float((chance[is_positive] >= fitted.threshold).double().mean()))
     assert found["specificity"] == pytest.approx(float((chance[~is_positive] < fitted.threshold).double().mean()))
     assert found["sensitivity_at_specificity"] != found["sensitivity"]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_scores_whose_probabilities_round_to_one_are_still_ranked_and_their_threshold_works(loss: Any) -> None:
+    scores, target = of_two()
+    margin = 400 + 100 * (scores[:, 1] - scores[:, 0])
+    large = torch.stack([torch.zeros_like(margin), margin], 1) if loss == "cross_entropy" else margin[:, None]
+    task = Classify(loss=loss, positive_class=1, specificity=0.9)
+    assert float(task.probabilities(large.double())[:, 1].median()) == 1
+    found = evaluated(task, large, target)
+    small = evaluated(Classify(positive_class=1, specificity=0.9), scores, target).metrics
+    assert found.metrics["auroc"] == pytest.approx(small["auroc"], abs=1e-6)
+    assert found.metrics["sensitivity_at_specificity"] == small["sensitivity_at_specificity"] > 0
+    fitted = task.after_training(found)
+    assert isinstance(fitted, Classify) and fitted.threshold == 1
+    again = evaluated(fitted, large, target)
+    assert again.metrics["sensitivity"] == found.metrics["sensitivity_at_specificity"]
+    assert again.metrics["specificity"] >= 0.9
+    told = fitted.findings(again.sums, again.per_sample, ("well", "ill")).detection
+    answers = fitted.answers(Fixed(large), torch.zeros(600, 1), Answering(("well", "ill"), None, torch.device("cpu")))
+    assert told is not None
+    is_found = [answer["positive"]["found"] for answer in answers]
+    assert sum(is_found) == told["found"] + told["negatives"] - told["left_alone"]
+
+
+def test_log_odds_are_those_of_the_probabilities_where_these_can_be_told_apart() -> None:
+    scores = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for task in (Classify(), Classify(loss="binary_cross_entropy", temperature=2.0)):
+        torch.testing.assert_close(task.log_odds(scores), task.probabilities(scores).logit(), rtol=0, atol=1e-12)
+
+
+def test_a_threshold_that_was_set_by_hand_counts_whatever_was_fitted() -> None:
+    task = Classify(threshold=0.1, threshold_log_odds=-50.0, positive_class=1)
+    context = Answering(("well", "ill"), None, torch.device("cpu"))
+    answers = task.answers(Fixed(torch.tensor([[0.0, -1.0], [0.0, -5.0]])), torch.zeros(2, 1), context)
+    assert [a["positive"]["found"] for a in answers] == [True, False]
+
+
+def test_outputs_that_are_not_numbers_are_no_class_and_measure_as_nothing() -> None:
+    task, scores = Classify(), torch.full((3, 3), torch.nan)
+    scores[0] = 0.0
+    found = evaluated(task, scores, torch.tensor([0, 1, 2]))
+    assert all(math.isnan(found.metrics[name]) for name in ("accuracy", "precision", "recall", "f1"))
+    assert found.per_sample["predicted"].tolist() == [0, -1, -1]
+    findings = task.findings(found.sums, found.per_sample, ("a", "b", "c"))
+    assert findings.mistakes == [] and findings.confusion == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_a_threshold_shows_in_the_answers_beside_the_likeliest_label() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,14 +142,17 @@ def test_right_answers_measure_as_right_also_of_pictures_that_differ_in_size(tmp
     assert wrong["dice"] == 0.0 and wrong["auroc"] < 0.01
 
 
-def test_the_auroc_from_counts_is_scikit_learns() -> None:
+@pytest.mark.parametrize(("scale", "shift"), [(0.01, 0.0), (3.0, 0.0), (12.0, 14.0), (300.0, -900.0)])
+def test_the_auroc_from_counts_is_scikit_learns(scale: float, shift: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 2, 20, 20, generator=generator) * 3
     target = (logits[:, 1] + torch.randn(3, 20, 20, generator=generator) * 4 > 2).long()
+    logits = logits * scale
+    logits[:, 1] += shift
     sums = image_to_image._mask_sums(logits, target)
     score = (logits[:, 1] - logits[:, 0]).flatten()
     expected = roc_auc_score(target.flatten().numpy(), score.numpy())
-    assert metrics.auroc_of_counts(sums["scores"]) == pytest.approx(expected, abs=2e-3)
+    assert metrics.auroc_of_counts(sums["scores"]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_dice_and_iou_are_those_of_the_definition() -> None:
@@ -156,6 +160,13 @@ def test_dice_and_iou_are_those_of_the_definition() -> None:
     assert found["dice"] == pytest.approx(2 * 35 / (2 * 35 + 10 + 5))
     assert found["mean_iou"] == pytest.approx((50 / 65 + 35 / 50) / 2)
     assert found["accuracy"] == pytest.approx(0.85)
+
+
+def test_a_class_that_is_nowhere_has_no_dice_and_one_that_is_made_up_has_none_of_it_right() -> None:
+    found = metrics.segmentation_metrics(torch.tensor([[100, 0], [0, 0]]))
+    assert math.isnan(found["dice"]) and found["mean_iou"] == found["accuracy"] == 1.0
+    assert metrics.segmentation_metrics(torch.tensor([[90, 10], [0, 0]]))["dice"] == 0.0
+    assert metrics.segmentation_metrics(torch.diag(torch.tensor([5, 0, 5])))["dice"] == 1.0
 
 
 def test_the_ssim_is_that_of_its_equation_at_every_place() -> None:

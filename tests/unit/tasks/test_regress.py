@@ -47,7 +47,22 @@ def test_mistakes_are_those_missed_by_most() -> None:
     found = Regress().findings(
         {}, {"predicted": torch.tensor([1.0, 5.0, 2.0]), "true": torch.tensor([1.5, 1.0, 2.0])}, ()
     )
-    assert [m["sample"] for m in found.mistakes] == [1, 0, 2] and found.mistakes[0]["true"] == "1"
+    assert [m["sample"] for m in found.mistakes] == [1, 0, 2] and found.mistakes[0]["true"] == 1
+
+
+def test_errors_are_those_of_the_numbers_as_given_however_far_from_zero(tmp_path: Path) -> None:
+    truth = [5_000_000 + 0.125 * (k % 50) for k in range(200)]
+    table = tmp_path / "far.csv"
+    table.write_text("\n".join(["a,target", *(f"{k % 7},{value}" for k, value in enumerate(truth))]))
+    run = strata.train(str(table), {"train.steps": 2, "train.device": "cpu"}, runs=tmp_path / "runs")
+    rows = [{"a": k % 7} for k in range(200)]
+    error_by_row = {k: abs(run.predict(rows[k])["value"] - truth[k]) for k in range(200)}
+    told = run.finished["mistakes"]
+    for mistake in told:
+        assert mistake["error"] == abs(mistake["predicted"] - mistake["true"])
+        assert mistake["true"] in truth
+        near = [abs(mistake["error"] - error) for k, error in error_by_row.items() if truth[k] == mistake["true"]]
+        assert min(near) < 1e-5
 
 
 def test_a_targets_scale_does_not_matter_to_what_is_learned(tmp_path: Path) -> None:
