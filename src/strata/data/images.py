@@ -119,6 +119,32 @@ def pictures_in(folder: Path, others: Counter[str] | None = None, *, deep: bool 
     return found
 
 
+class Damage:
+    """Pictures that turned out bad while they were decoded, of all splits of a data set together.
+
+    Args:
+        total: pictures of the data set.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._bad: dict[Path, str] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, file: Path) -> bool:
+        return file in self._bad
+
+    def remember(self, file: Path, reason: str, *, refuses: bool) -> None:
+        """Log a bad picture, once. Raises DataError when too many of all are bad, where ``refuses``."""
+        with self._lock:
+            if file in self._bad:
+                return
+            log.warning("%s cannot be read (%s); another picture stands in for it.", file, reason)
+            self._bad[file] = reason
+            if refuses and len(self._bad) > 1:  # a single one ends no run, however few pictures there are
+                _refuse_if_too_many(list(self._bad.items()), self.total, "the data")
+
+
 class FileSplit:
     """Pictures that are decoded when a batch wants them.
 
@@ -128,6 +154,8 @@ class FileSplit:
         files: (N,) of them.
         target: int64 (N,), where there is one.
         keeps: pictures once decoded stay in memory.
+        damage: of the whole data set; None: of this split alone.
+        refuses: stop when too many pictures are bad. Not of a test split: what was trained is not lost for its sake.
     """
 
     in_memory = False
@@ -140,14 +168,15 @@ class FileSplit:
         channels: int,
         framing: pictures.Framing = pictures.MIDDLE,
         keeps: bool = False,
+        damage: Damage | None = None,
+        refuses: bool = True,
     ) -> None:
         self.files, self.target, self.side, self.channels = list(files), target, side, channels
-        self.framing, self.keeps = framing, keeps
+        self.framing, self.keeps, self.refuses = framing, keeps, refuses
+        self._damage = Damage(len(self.files)) if damage is None else damage
         n = len(self.files) if keeps else 0
         self._kept_NCHW = torch.empty((n, channels, side, side), dtype=torch.uint8)  # takes memory as it is written
         self._is_kept_N = torch.zeros(n, dtype=torch.bool)
-        self._bad: dict[int, str] = {}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -177,28 +206,20 @@ class FileSplit:
             [self.files[k] for k in wanted], self.side, self.channels, self.framing
         )
         for row, reason in bad.items():
-            self._remember(wanted[row], reason)
+            self._damage.remember(self.files[wanted[row]], reason, refuses=self.refuses)
             image_BCHW[row] = self._stand_in(wanted[row])
         return image_BCHW
-
-    def _remember(self, index: int, reason: str) -> None:
-        with self._lock:
-            if index not in self._bad:
-                log.warning("%s cannot be read (%s); another picture stands in for it.", self.files[index], reason)
-                self._bad[index] = reason
-                _refuse_if_too_many(
-                    [(self.files[k], why) for k, why in self._bad.items()], len(self.files), "the split"
-                )
 
     def _stand_in(self, index: int) -> Tensor:
         for step in range(1, len(self.files)):
             other = (index + step) % len(self.files)
-            if other in self._bad or (self.target is not None and self.target[other] != self.target[index]):
+            is_other_class = self.target is not None and bool(self.target[other] != self.target[index])
+            if is_other_class or self.files[other] in self._damage:
                 continue
             image_1CHW, bad = pictures.read_pictures([self.files[other]], self.side, self.channels, self.framing)
             if not bad:
                 return image_1CHW[0]
-            self._remember(other, bad[0])
+            self._damage.remember(self.files[other], bad[0], refuses=self.refuses)
         raise DataError(f"{self.files[index]} cannot be read, and no other picture of its class can.")
 
 
@@ -298,11 +319,6 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
         counts = Counter(targets["train"].tolist())
         splits.check_classes(labels, {label: counts[k] for label, k in number.items()}, "picture", str(root))
     looked_at_files = {file for found in headers.values() for file in found}
-    relative = [
-        f"{part}/{'/'.join(file.parts[-2:])}" + (f"/{file.stat().st_size}" if file in looked_at_files else "")
-        for part, paths in files.items()
-        for file in paths
-    ]
     found = assemble(
         root.name,
         images or None,
@@ -318,7 +334,14 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
         keeps=fits,
     )
     content = [found.fingerprint] if at_once else ["decoded for each batch", str(side), str(channels)]
-    return found.replace(fingerprint=digest(*content, *relative))
+    made = {part: split.files for part, split in found.splits.items() if isinstance(split, FileSplit)}
+    lists = files if at_once else made  # which say where each picture is, as the first digest does of those in memory
+    content += [
+        f"{part}/{'/'.join(file.parts[-2:])}" + (f"/{file.stat().st_size}" if file in looked_at_files else "")
+        for part, paths in lists.items()
+        for file in paths
+    ]
+    return found.replace(fingerprint=digest(*content))
 
 
 def _how(config: DataConfig) -> str:
@@ -408,6 +431,7 @@ def assemble(
     index |= {part: torch.arange(n) for part, n in lengths.items() if part != "train"}
 
     found: dict[str, Any] = {}
+    damage = Damage(sum(len(numbers) for numbers in index.values()))
     for part in ("train", *splits.HELD_OUT):
         if part not in index:
             continue
@@ -416,7 +440,7 @@ def assemble(
         paths = [files[source][k] for k in index_N.tolist()] if files is not None else None
         if images is None:
             assert paths is not None
-            found[part] = FileSplit(paths, target_N, side, channels, config.framing, keeps)
+            found[part] = FileSplit(paths, target_N, side, channels, config.framing, keeps, damage, part != "test")
         else:
             whole = len(index_N) == lengths[source]
             image_NCHW = images[source] if whole else images[source].index_select(0, index_N)

@@ -284,7 +284,7 @@ class Classify(Task):
     def _scores(self, model: nn.Module, input_B: Tensor, **mask: Tensor) -> Tensor:
         """Return what a model in eval mode says of samples, before it becomes probabilities."""
         scores_BK: Tensor = model(input_B, **mask).float()
-        if self.flip_test and input_B.ndim == 4:  # not of features that were computed beforehand
+        if self.flip_test and input_B.ndim == 4:  # features computed beforehand are of both already
             scores_BK = (scores_BK + model(input_B.flip(-1)).float()) / 2
         return scores_BK
 

@@ -187,7 +187,8 @@ class Training:
         self.whole: nn.Module = model
         self.features: dict[str, TensorSplit] = {}
         if is_probe:
-            self.features, said = feature_splits(model, dataset, self.setup)
+            flip_test = bool(getattr(self.task, "flip_test", False))
+            self.features, said = feature_splits(model, dataset, self.setup, flip_test=flip_test)
             self.split = self.features["train"]
             stages = transfer.stages(recipe.weights, self.task.stages(), model, self.features["train"].input)
             self.plan = make_plan(self.config, len(self.split), stages)

@@ -32,11 +32,15 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 64
 
 
-def feature_splits(model: Any, dataset: Dataset, setup: Setup) -> tuple[dict[str, TensorSplit], str]:
+def feature_splits(
+    model: Any, dataset: Dataset, setup: Setup, *, flip_test: bool = False
+) -> tuple[dict[str, TensorSplit], str]:
     """Return each split with features in the place of pictures, and in words where they came from.
 
     Args:
         model: offers ``features(image) -> (B, F)``; on its device, in its memory format.
+        flip_test: a held-out picture's features are the mean of its own and its mirror image's: a linear head says of
+            them the mean of what it says of both.
     """
     began, read_back = time.perf_counter(), 0
     weights = [
@@ -46,8 +50,11 @@ def feature_splits(model: Any, dataset: Dataset, setup: Setup) -> tuple[dict[str
     found: dict[str, TensorSplit] = {}
     for name, split in dataset.splits.items():
         preparation = json.dumps(to_json(dataset.preprocess), sort_keys=True)
-        key = digest(of_weights, dataset.fingerprint, name, str(len(split)), preparation, setup.precision)
-        tensors, was_there = kept(key, lambda split=split: _compute(model, split, dataset, setup))  # type: ignore[misc]
+        flips = flip_test and name != "train"
+        key = digest(
+            of_weights, dataset.fingerprint, name, str(len(split)), preparation, setup.precision, *["flipped"] * flips
+        )
+        tensors, was_there = kept(key, lambda s=split, flips=flips: _compute(model, s, dataset, setup, flips))  # type: ignore[misc]
         read_back += was_there
         describe: Any = getattr(split, "describe", lambda index: {})
         found[name] = TensorSplit(tensors["input"], tensors.get("target"), describe)
@@ -75,15 +82,17 @@ def kept(key: str, compute: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, 
 
 
 @torch.no_grad()
-def _compute(model: Any, split: Split, dataset: Dataset, setup: Setup) -> dict[str, Tensor]:
+def _compute(model: Any, split: Split, dataset: Dataset, setup: Setup, flips: bool) -> dict[str, Tensor]:
     was_training = model.training
     module: nn.Module = model.eval()
     parts: dict[str, list[Tensor]] = {}
     for raw in in_order(split, BATCH_SIZE, setup.device):
         input_B = setup.arrange(dataset.preprocess.normalize(raw["input"]))
         with setup.autocast():
-            features_BF = model.features(input_B, **mask_of(raw))
-        parts.setdefault("input", []).append(features_BF.float().cpu())
+            features_BF = model.features(input_B, **mask_of(raw)).float()
+            if flips and input_B.ndim == 4:
+                features_BF = (features_BF + model.features(input_B.flip(-1)).float()) / 2
+        parts.setdefault("input", []).append(features_BF.cpu())
         if "target" in raw:
             parts.setdefault("target", []).append(raw["target"].cpu())
     module.train(was_training)

@@ -246,8 +246,33 @@ def test_a_picture_that_turns_bad_while_training_is_stood_in_for(tmp_path: Path)
     assert batch["input"][:, 0, 0, 0].tolist() == [9, 12]  # the next of its class
     for k in (20, 30):
         files[k].write_bytes(b"gone")
-    with pytest.raises(DataError, match="3 of 200 pictures in the split cannot be read"):
+    with pytest.raises(DataError, match="3 of 200 pictures in the data cannot be read"):
         split.gather(torch.tensor([20, 30]), torch.zeros(2, dtype=torch.int64))
+
+
+def test_bad_pictures_are_a_share_of_all_the_data_and_a_test_split_stops_no_run(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{k}.png", size=(8, 8), colour=(k, k, k)) for k in range(40)]
+    damage, numbers = images.Damage(400), torch.arange(40)
+    split = images.FileSplit(files, None, 8, 3, damage=damage)
+    for k in range(4):
+        files[k].write_bytes(b"gone")
+    split.gather(numbers, torch.zeros_like(numbers))  # a tenth of the split, and one percent of the data
+    files[4].write_bytes(b"gone")
+    with pytest.raises(DataError, match="5 of 400 pictures in the data cannot be read"):
+        split.gather(numbers, torch.zeros_like(numbers))
+    images.FileSplit(files, None, 8, 3, damage=images.Damage(40), refuses=False).gather(
+        numbers, torch.zeros_like(numbers)
+    )
+
+
+def test_of_pictures_decoded_later_the_fingerprint_says_which_are_in_which_split(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PIXELS_AT_ONCE", 1)
+    first = read(folder, split_seed=0)
+    assert isinstance(first.splits["train"], images.FileSplit)
+    assert read(folder, split_seed=0).fingerprint == first.fingerprint
+    assert read(folder, split_seed=1).fingerprint != first.fingerprint
 
 
 def test_limit_keeps_the_shares_of_classes(folder: Path) -> None:

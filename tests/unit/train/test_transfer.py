@@ -121,6 +121,19 @@ def test_a_second_probe_reads_the_features_back(trained: Path, tmp_path: Path, m
     assert "read back from the cache" in notes[1]
 
 
+def test_a_probe_s_figures_are_those_of_the_model_it_saves_with_mirror_images_too(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRATA_CACHE", str(tmp_path / "cache"))
+    probe = {**SETTINGS, "weights": str(trained), "weights.tune": "probe"}
+    run = strata.train("digits", {**probe, "task.flip_test": True}, runs=tmp_path)
+    without = strata.train("digits", probe, runs=tmp_path)
+    for split in ("validation", "test"):
+        told = run.metrics[split]
+        assert run.evaluate(split, precision="fp32").metrics["loss"] == pytest.approx(told["loss"], rel=1e-5)
+        assert told["loss"] != pytest.approx(without.metrics[split]["loss"], rel=1e-3)
+
+
 def test_weights_of_another_size_are_refused_with_what_to_do(trained: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "weights": str(trained), "model": "resnet18"}
     with pytest.raises(WeightsError, match=r"does not fit the model.*Leave model= out"):
