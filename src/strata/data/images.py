@@ -262,6 +262,7 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     channels = config.channels or (1 if grey else 3)
     if config.channels is None:
         notes.append("pictures are grey" if grey else "pictures are in colour")
+    notes += pictures.told_dim([file for found in headers.values() for file, header in found.items() if header.is_deep])
 
     known_bad = {file for file, _ in bad}
     files = {part: [file for file in listing.files if file not in known_bad] for part, listing in parts.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from strata.data import DataConfig, Dataset, images, open_data, pictures, recognize
 from strata.data.loader import Loader
@@ -184,6 +184,23 @@ def test_exif_rotation_is_undone(tmp_path: Path) -> None:
     assert np.array_equal(pictures.read_picture(tmp_path / "phone.png", 40, 3).transpose(1, 2, 0), upright)
 
 
+@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone_once_in_every_format(orientation: int, extension: str, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"a.{extension}"
+    Image.fromarray(stored).save(file, exif=exif, **({"lossless": True} if extension == "webp" else {}))
+    with Image.open(file) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(pictures.read_whole(file, 3), upright)
+    middle = upright[:, :, 2:8] if orientation < 5 else upright[:, 2:8]
+    assert np.array_equal(pictures.read_picture(file, 6, 3), middle)
+    header = pictures.read_header(file)
+    assert (header.height, header.width) == upright.shape[1:] and header.is_turned == (orientation > 4)
+
+
 def test_transparent_pixels_are_white(tmp_path: Path) -> None:
     write(tmp_path / "a.png", colour=(0, 0, 0, 0), mode="RGBA")
     assert pictures.read_picture(tmp_path / "a.png", 40, 3).min() == 255
@@ -198,6 +215,30 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 65535], [257 * 100, 257 * 7]], dtype=np.uint16)).save(tmp_path / "deep.png")
     assert pictures.read_picture(tmp_path / "deep.png", 2, 1)[0].tolist() == [[0, 255], [100, 7]]
     assert pictures.read_header(tmp_path / "deep.png").is_grey
+
+
+@pytest.mark.parametrize(("highest", "white"), [(255, 255), (65535, 65535)])
+def test_32_bits_that_hold_what_8_or_16_could_are_read_as_those(highest: int, white: int, tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, highest], [white // 5, 1]], dtype=np.int32)).save(tmp_path / "deep.tif")
+    assert pictures.read_picture(tmp_path / "deep.tif", 2, 1)[0, 0].tolist() == [0, 255]
+    assert pictures.read_picture(tmp_path / "deep.tif", 2, 1)[0, 1, 0] == 51
+
+
+def test_32_bits_that_hold_more_are_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(pictures.BadPicture, match="levels from 0 to 70000 have no agreed range"):
+        pictures.read_whole(tmp_path / "deep.tif", 1)
+
+
+@pytest.mark.parametrize(("highest", "is_dim"), [(4095, True), (60000, False)])
+def test_deep_pictures_that_are_nearly_black_are_told_of(highest: int, is_dim: bool, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for k in range(3):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 8), highest, dtype=np.uint16)).save(tmp_path / name / f"{k}.png")
+    told = [note for note in read(tmp_path, test=0).notes if "nearly black" in note]
+    assert len(told) == is_dim
+    assert not is_dim or "highest level is 4095. Multiply all their pixels by one factor, such as 16" in told[0]
 
 
 def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
