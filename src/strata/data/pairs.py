@@ -50,6 +50,7 @@ TARGETS = frozenset(
 )
 REGIONS = frozenset(("fov", "roi", "region", "regions"))
 """What folders are called, in small letters, that hold each kind of picture."""
+_LOSSY = (".jpg", ".jpeg", ".jfif")
 NO_VALUE = -1
 """What no pixel of a mask is."""
 MASK_VALUES_AT_MOST = 64
@@ -61,7 +62,8 @@ SHARE_NEAR = 0.98
 WHOLE_SIDE, CROP_SIDE, LONGEST_SIDE = 160, 128, 1024
 """Up to the first, pictures of one size are trained on whole; the second is the crops' side of larger ones; the third
 is what pictures without targets are shrunk to, since noise can be removed at any size."""
-FILES_FOR_VALUES = 64
+FILES_AT_FIRST = 64
+"""Pictures, evenly spread, from which constants are measured, and targets that are no masks are told."""
 UNMEASURED = 128
 """Added to a mask's pixels outside the region: they are learned, so that a model knows what to say there too."""
 
@@ -232,10 +234,10 @@ class Masks:
             class_HW = np.searchsorted(known, code_HW).clip(0, len(known) - 1)
             strange_HW = (known[class_HW] != code_HW) & counts_HW
             if strange_HW.any():
-                stranger = _shown(int(code_HW[strange_HW][0]), self.is_grey)
+                stranger = int(code_HW[strange_HW][0])
                 raise DataError(
-                    f"{file} has pixels of value {stranger}, which no training mask has. "
-                    "If they are not to count: data.ignore."
+                    f"{file} has pixels of value {_shown(stranger, self.is_grey)}, which no training mask has. If it is "
+                    f"a class, training needs masks that have it; data.ignore={stranger} if such pixels are not to count."
                 )
         return ((class_HW + 1) * counts_HW).astype(np.uint8)
 
@@ -251,42 +253,75 @@ def _shown(value: int, is_grey: bool) -> str:
     return str(value) if is_grey else f"#{value:06x}"
 
 
-def find_masks(targets: Sequence[np.ndarray], config: DataConfig, *, is_lossy: bool) -> Masks | None:
+@dataclass
+class _Seen:
+    """What one target's pixels are, or those of many: their values, and how many are nearly black or white."""
+
+    values: set[int] = field(default_factory=set)
+    near: int = 0
+    total: int = 0
+
+    def add(self, other: _Seen) -> None:
+        self.values |= other.values
+        self.near += other.near
+        self.total += other.total
+
+
+def _look_at(target_CHW: np.ndarray) -> _Seen:
+    code_HW = _codes(target_CHW)
+    from_black_or_white_HW = np.minimum(code_HW, np.abs(code_HW - 255))
+    near = int((from_black_or_white_HW <= NEAR_BLACK_OR_WHITE).sum()) if len(target_CHW) == 1 else 0
+    return _Seen(set(np.unique(code_HW).tolist()), near, code_HW.size)
+
+
+def find_masks(
+    read: Callable[[Pair], np.ndarray], found: Sequence[Pair], config: DataConfig, *, is_grey: bool, is_lossy: bool
+) -> Masks | None:
     """Return how targets become classes, or None where they are pictures.
 
+    All are looked at, so that no rare class is missed, unless the first, evenly spread, show already that they are
+    no masks.
+
     Args:
-        targets: uint8 (C, H, W) each.
+        read: gives a target's pixels as the file has them: (C, H, W).
+        is_grey: C is 1.
         is_lossy: they were saved in a way that smears black and white into their neighbours.
 
     Raises DataError where they are to be classes and are not.
     """
     if config.target_kind == "number":
         return None
-    is_grey = len(targets[0]) == 1
-    values: set[int] = set()
-    near = total = 0
-    for target_CHW in targets:
-        code_HW = _codes(target_CHW)
-        if len(values) <= 4096:
-            values.update(np.unique(code_HW).tolist())
-        if is_grey:
-            near += int(((code_HW <= NEAR_BLACK_OR_WHITE) | (code_HW >= 255 - NEAR_BLACK_OR_WHITE)).sum())
-            total += code_HW.size
-    values.discard(NO_VALUE if config.ignore is None else config.ignore)
+    seen, every = _Seen(), max(1, len(found) // FILES_AT_FIRST)
+    rest = [pair for k, pair in enumerate(found) if k % every]
+    for some in (found[::every], rest):
+        if len(seen.values) <= MASK_VALUES_AT_MOST:
+            for one in pictures.in_threads(lambda pair: _look_at(read(pair)), some):
+                seen.add(one)
+    values = seen.values - {NO_VALUE if config.ignore is None else config.ignore}
     if len(values) <= 1:
         only = _shown(values.pop(), is_grey) if values else "to be ignored"
         raise DataError(f"Every target pixel is {only}. There is nothing to learn.")
-    is_black_and_white = is_grey and near >= SHARE_NEAR * total and min(values) < 128 <= max(values)
+    is_black_and_white = is_grey and seen.near >= SHARE_NEAR * seen.total and min(values) < 128 <= max(values)
     if len(values) <= MASK_VALUES_AT_MOST and not (is_lossy and is_black_and_white):
         return Masks(tuple(sorted(values)), is_grey, ignore=config.ignore)
-    if is_black_and_white or (is_grey and config.target_kind == "class"):
+    if is_black_and_white or (is_grey and config.target_kind == "class" and max(values) <= 255):
         return Masks((0, 255), is_grey, is_nearest=True, ignore=config.ignore)
     if config.target_kind == "class":
+        what = "values" if is_grey else "colours"
+        blurred = "JPEG has blurred their labels: s" if is_lossy else "S"
         raise DataError(
-            f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} colours, so they are no "
-            "masks. Save masks as PNG, which keeps every pixel as it is."
+            f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} {what}, so they are no "
+            f"masks. {blurred}ave masks as PNG, which keeps every pixel as it is."
         )
     return None
+
+
+def _told_pictures(*, is_grey: bool, is_lossy: bool) -> str:
+    """Say that targets are pictures, and how they would be masks."""
+    if not is_grey:
+        return "targets are pictures"
+    told = "targets are pictures; data.target_kind=class makes masks of black and white of them"
+    return told + ", but JPEG has blurred the labels of masks: save those as PNG" * is_lossy
 
 
 class Reader:
@@ -302,42 +337,42 @@ class Reader:
 
     def input(self, pair: Pair) -> np.ndarray:
         """Return the picture."""
-        found = self._pixels(pair.input, self.channels, exact=False)
+        found = self._pixels(pair.input, self.channels, as_labels=False)
         if self.alone and self.config.image_size is None and max(found.shape) > LONGEST_SIDE:
             factor = math.ceil(max(found.shape) / LONGEST_SIDE)
             return F.avg_pool2d(torch.from_numpy(found.copy()).float(), factor).round().byte().numpy()
         return found
 
     def raw_target(self, pair: Pair) -> np.ndarray:
-        """Return the target's pixels as they are in the file."""
+        """Return the target's pixels as they are in the file, deep ones too: (C, H, W)."""
         assert pair.target is not None
-        return self._pixels(pair.target, self.target_channels, exact=True)
+        return self._pixels(pair.target, self.target_channels, as_labels=True)
 
     def __call__(self, pair: Pair) -> tuple[Tensor, Tensor | None]:
         """Return picture and target. Raises DataError for a file that cannot be read, and for sizes that differ."""
         image = self.input(pair)
         if pair.target is None:
             return torch.from_numpy(image.copy()), None
-        target = self.raw_target(pair)
+        target = self._pixels(pair.target, self.target_channels, as_labels=self.masks is not None)
         _check_size(image, pair.input, target, pair.target)
         if self.masks is not None:
             target = self.masks.numbers(target, pair.target)
             if pair.region is not None:
-                region = self._pixels(pair.region, 1, exact=True)
+                region = self._pixels(pair.region, 1, as_labels=True)
                 _check_size(image, pair.input, region, pair.region)
                 target = target | np.where((region[0] > 127) | (target == 0), 0, UNMEASURED).astype(np.uint8)
         return tuple(torch.from_numpy(x.copy()) for x in (image, target))  # type: ignore[return-value]
 
-    def _pixels(self, path: Path, channels: int, *, exact: bool) -> np.ndarray:
-        """Return a picture's pixels; of masks those of the file, without any in between."""
+    def _pixels(self, path: Path, channels: int, *, as_labels: bool) -> np.ndarray:
+        """Return a picture's pixels; as labels those of the file, without any in between."""
         framing, side = self.config.framing, self.config.image_size
         try:
             with pictures.quiet():
                 if side is None:
-                    return pictures.read_whole(path, channels)
-                if exact and self.config.target_kind != "number":
+                    return pictures.read_whole(path, channels, as_labels=as_labels)
+                if as_labels:
                     framing = dataclasses.replace(framing, interpolation="nearest")
-                return pictures.read_picture(path, side, channels, framing)
+                return pictures.read_picture(path, side, channels, framing, as_labels=as_labels)
         except pictures.BadPicture as error:
             raise DataError(f"{path} cannot be read: {error}. Repair it, or remove it and its partner.") from None
 
@@ -488,11 +523,18 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     found_headers = [header for header in headers if header is not None]
     grey = all(header.is_grey for header in found_headers)
     channels = config.channels or (1 if grey else 3)
+    notes += pictures.told_dim(
+        [pair.input for pair, header in zip(everything, headers, strict=True) if header is not None and header.is_deep]
+    )
     reader = Reader(config, channels, 0 if alone else _target_channels(everything), alone=alone)
     if not alone:
-        seen = parts["train"][:: max(1, len(parts["train"]) // FILES_FOR_VALUES)]
-        is_lossy = any(pair.target is not None and pair.target.suffix.lower() in (".jpg", ".jpeg") for pair in seen)
-        reader.masks = find_masks([reader.raw_target(pair) for pair in seen], config, is_lossy=is_lossy)
+        is_lossy = any(pair.target is not None and pair.target.suffix.lower() in _LOSSY for pair in parts["train"])
+        is_grey = reader.target_channels == 1
+        reader.masks = find_masks(reader.raw_target, parts["train"], config, is_grey=is_grey, is_lossy=is_lossy)
+        if reader.masks is None:
+            notes.append(_told_pictures(is_grey=is_grey, is_lossy=is_lossy))
+        elif is_lossy and not reader.masks.is_nearest:
+            notes.append("masks are saved as JPEG, which makes values that are no class's: save them as PNG")
         if reader.masks is None and any(pair.region for pair in everything):
             raise ConfigError("data.region says which pixels of a mask count; these targets are no masks.")
     numbers_of = 1 if alone else 1 + (1 if reader.masks is not None else reader.target_channels)
@@ -568,7 +610,7 @@ def _assemble(
 ) -> Dataset:
     """Measure what was read, and decide what training sees of it."""
     train = len(chosen["train"])
-    sample = [reading["train"](k) for k in range(0, train, max(1, train // FILES_FOR_VALUES))]
+    sample = [reading["train"](k) for k in range(0, train, max(1, train // FILES_AT_FIRST))]
     channels = len(sample[0][0])
     sizes = {tuple(image.shape[1:]) for image, _ in sample}
     largest = max(max(size) for size in sizes)
@@ -591,7 +633,6 @@ def _assemble(
         plain = dataclasses.replace(config, mean=None, std=None)
         found = _measured([target for _, target in sample if target is not None], plain)
         details["target_mean"], details["target_std"] = found
-        notes.append("targets are pictures" + ("; data.target_kind=class makes masks of them" * (channels == 1)))
     mean, std = _measured([image for image, _ in sample], config)
     preprocess = ImagePreprocess(
         image_size=config.image_size,

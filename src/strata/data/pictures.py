@@ -16,11 +16,11 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ FILES_FOR_DEPTH = 64
 DIM = 0.25
 """Share of the range, below which pictures are called nearly black."""
 
+Given, Made = TypeVar("Given"), TypeVar("Made")
 Fit = Literal["crop", "stretch"]
 CropShare = Annotated[float, Gt(0), Le(1)]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -313,6 +314,12 @@ def read_pictures(
         pixels[k] = read_picture(paths[k], side, channels, framing)
 
     return images, _for_each(len(paths), read)
+
+
+def in_threads(make: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
+    """Give what is made of each, in order, while later ones are made in threads."""
+    with quiet():
+        yield from _pool().map(make, given)
 
 
 def _for_each(n: int, read: Any) -> dict[int, str]:

@@ -69,6 +69,35 @@ def test_the_values_of_a_mask_are_its_classes(values: tuple[int, ...], tmp_path:
     assert first(found)["target"].unique().tolist() == list(range(1, len(values) + 1))
 
 
+@pytest.mark.parametrize("values", [(0, 1), (0, 300), (0, 1000, 1100)])
+def test_deep_masks_keep_the_values_of_their_file(values: tuple[int, ...], tmp_path: Path) -> None:
+    root = pairs(tmp_path, values=tuple(range(len(values))))
+    for file in (root / "masks").iterdir():
+        with Image.open(file) as image:
+            level = np.asarray(image)
+        Image.fromarray(np.array(values, dtype=np.uint16)[level]).save(file)
+    found = opened(root)
+    assert found.labels == tuple(map(str, values))
+    number = first(found)["input"][:, 0].long() * len(values) // 256 + 1
+    assert torch.equal(first(found)["target"], number.to(torch.uint8))
+    assert first(opened(root, image_size=8))["target"].unique().tolist() == list(range(1, len(values) + 1))
+
+
+def test_a_value_of_one_training_mask_of_many_is_a_class(tmp_path: Path) -> None:
+    root = pairs(tmp_path, n=130, size=(4, 4))
+    write(root / "masks" / "1.png", np.full((4, 4), 7))
+    assert opened(root).labels == ("0", "7", "255")
+
+
+def test_what_is_transparent_in_a_mask_keeps_its_value(tmp_path: Path) -> None:
+    root = pairs(tmp_path)
+    for file in (root / "masks").iterdir():
+        with Image.open(file) as image:
+            level = np.asarray(image)
+        write(file, np.stack([level, level, level, level], -1))
+    assert opened(root).labels == ("#000000", "#ffffff")
+
+
 def test_pixels_of_the_value_to_ignore_are_no_class_and_do_not_count(tmp_path: Path) -> None:
     pairs(tmp_path / "train", values=(0, 1, 255))
     pairs(tmp_path / "test", values=(0, 1, 255))
@@ -78,7 +107,7 @@ def test_pixels_of_the_value_to_ignore_are_no_class_and_do_not_count(tmp_path: P
         batch = first(found, part)
         assert torch.equal(batch["target"], (batch["input"][:, 0].long() * 3 // 256 + 1) % 3)
     write(tmp_path / "test" / "masks" / "0.png", np.full((12, 10), 7))
-    with pytest.raises(DataError, match=r"pixels of value 7, which no training mask has. .* data.ignore"):
+    with pytest.raises(DataError, match=r"value 7, which no training mask has. .* masks that have it; data.ignore=7"):
         opened(tmp_path, ignore=255)
 
 
@@ -100,6 +129,24 @@ def test_a_black_and_white_mask_saved_as_jpeg_still_has_two_classes(tmp_path: Pa
     found = opened(tmp_path)
     assert found.labels == ("0", "255")
     assert first(found, count=1)["target"][0, :, 40:].unique().tolist() == [2]
+
+
+def test_labels_that_were_blurred_as_jpeg_are_told_of(tmp_path: Path) -> None:
+    for k in range(4):
+        mask = np.zeros((64, 64))
+        mask[np.add.outer(range(64), range(64)) > 50 + k], mask[40:] = 200, 100
+        write(tmp_path / "images" / f"{k}.png", noise(k, 64, 64, 3))
+        write(tmp_path / "masks" / f"{k}.jpg", mask, quality=30)
+    told = next(note for note in opened(tmp_path).notes if note.startswith("targets are pictures"))
+    assert "data.target_kind=class makes masks" in told and "JPEG has blurred the labels" in told
+
+
+def test_targets_that_are_pictures_are_resized_as_those_are(tmp_path: Path) -> None:
+    for k in range(4):
+        for name in ("noisy", "clean"):
+            write(tmp_path / name / f"{k}.png", noise(k, 16, 16))
+    batch = first(opened(tmp_path, image_size=8))
+    assert torch.equal(batch["input"], batch["target"])
 
 
 def test_targets_of_many_values_are_pictures_and_a_setting_makes_masks_of_them(tmp_path: Path) -> None:
