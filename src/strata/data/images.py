@@ -54,10 +54,24 @@ class Listing:
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, sorted by name, without hidden files and what macOS leaves behind."""
+    """Return what lies in a folder, sorted by name, without hidden files and what macOS leaves behind.
+
+    Links to a folder that holds them are left out: whoever followed them would never end.
+    """
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted((entry for entry in found if not _leads_back(entry)), key=lambda entry: entry.name)
+
+
+def _leads_back(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_symlink():
+        return False
+    try:
+        if not entry.is_dir():
+            return False
+    except OSError:  # a link to itself
+        return True
+    return any(os.path.samefile(entry.path, folder) for folder in Path(entry.path).absolute().parents)
 
 
 def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:

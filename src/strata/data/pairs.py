@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,35 +171,60 @@ _KEYS: tuple[tuple[Callable[[str], str | None], Callable[[str], str | None]], ..
 """What has to be equal of an input's and its target's name, without extension, in small letters: tried in turn."""
 
 
-def match(inputs: Sequence[Path], targets: Sequence[Path]) -> list[Path]:
+def match(
+    inputs: Sequence[Path], targets: Sequence[Path], input_root: Path = Path(), target_root: Path = Path()
+) -> list[Path]:
     """Return each input's target: of the same name but for the extension, else but for a last word ("cat_mask"), else
-    of the same number.
+    of the same number; in the same folder below the roots, else in any.
 
-    Raises DataError that names files which have no partner.
+    Raises DataError that names files which have no partner, or several.
     """
-    for key_of_input, key_of_target in _KEYS:
-        by_input = {key_of_input(path.stem.lower()): path for path in inputs}
-        by_target = {key_of_target(path.stem.lower()): path for path in targets}
-        is_plain = len(by_input) == len(inputs) and len(by_target) == len(targets) and None not in by_input
-        if is_plain and by_input.keys() == by_target.keys():
-            return [by_target[key_of_input(path.stem.lower())] for path in inputs]
-    stems = {path.stem.lower() for path in inputs}, {path.stem.lower() for path in targets}
-    lonely = [path for path in inputs if path.stem.lower() not in stems[1]]
-    lonely += [path for path in targets if path.stem.lower() not in stems[0]]
-    named = ", ".join(str(Path(*path.parts[-2:])) for path in lonely[:NAMED])
-    more = f" and {len(lonely) - NAMED} more" if len(lonely) > NAMED else ""
+    beside = [path.relative_to(input_root) for path in inputs], [path.relative_to(target_root) for path in targets]
+    for is_same_folder in (True, False):
+        for key_of_input, key_of_target in _KEYS:
+            key_I = [_key(path, key_of_input, is_same_folder) for path in beside[0]]
+            key_T = [_key(path, key_of_target, is_same_folder) for path in beside[1]]
+            by_target = dict(zip(key_T, targets, strict=True))
+            is_plain = len(set(key_I)) == len(inputs) and len(by_target) == len(targets) and None not in by_target
+            if is_plain and set(key_I) == by_target.keys():
+                return [by_target[key] for key in key_I]
     raise DataError(
-        f"{len(inputs)} pictures in {inputs[0].parent} and {len(targets)} in {targets[0].parent} do not pair up by "
-        f"name: {named}{more} have no partner. Give partners the same name, or remove what has none."
+        f"{len(inputs)} pictures in {input_root} and {len(targets)} in {target_root} do not pair up by name: "
+        + _why_none((inputs, targets), beside)
     )
+
+
+def _key(path: Path, key: Callable[[str], str | None], is_same_folder: bool) -> tuple[Path, str] | None:
+    found = key(path.stem.lower())
+    return None if found is None else (path.parent if is_same_folder else Path(), found)
+
+
+def _why_none(files: tuple[Sequence[Path], Sequence[Path]], beside: tuple[Sequence[Path], Sequence[Path]]) -> str:
+    """Say which inputs and targets have no partner of their name, or else which have several, and what to do."""
+    names = [[str(path.with_suffix("")).lower() for path in paths] for paths in beside]
+    lonely, alike = [], []
+    for own, others, paths in zip(names, map(set, names[::-1]), files, strict=True):
+        count = Counter(own)
+        lonely += [path for name, path in zip(own, paths, strict=True) if name not in others]
+        alike += [path for name, path in zip(own, paths, strict=True) if count[name] > 1]
+    found = lonely or alike
+    named = ", ".join(str(Path(*path.parts[-2:])) for path in found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    if lonely:
+        return f"{named}{more} have no partner. Give partners the same name, or remove what has none."
+    return f"{named}{more} have one name but for the extension. Keep one of each."
 
 
 def _pairs_of(folder: Path, config: DataConfig) -> tuple[list[Pair], list[str]]:
     """Return one part's pairs, and what was decided, in words."""
     chosen = _choose(folder, config)
     inputs = images.pictures_in(chosen.input)
-    targets = match(inputs, images.pictures_in(chosen.target))
-    regions: list[Path] = match(inputs, images.pictures_in(chosen.region)) if chosen.region is not None else []
+
+    def partners(others: Path) -> list[Path]:
+        return match(inputs, images.pictures_in(others), chosen.input, others)
+
+    targets = partners(chosen.target)
+    regions: list[Path] = partners(chosen.region) if chosen.region is not None else []
     note = f"{folder.name}: {chosen.input.name}/ are learned to be turned into {chosen.target.name}/"
     if chosen.region is not None:
         note += f"; what is black in {chosen.region.name}/ is not measured"
@@ -526,7 +552,7 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     notes += pictures.told_dim(
         [pair.input for pair, header in zip(everything, headers, strict=True) if header is not None and header.is_deep]
     )
-    reader = Reader(config, channels, 0 if alone else _target_channels(everything), alone=alone)
+    reader = Reader(config, channels, 0 if alone else _target_channels(everything, headers), alone=alone)
     if not alone:
         is_lossy = any(pair.target is not None and pair.target.suffix.lower() in _LOSSY for pair in parts["train"])
         is_grey = reader.target_channels == 1
@@ -565,12 +591,31 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     )
 
 
-def _target_channels(pairs: Sequence[Pair]) -> int:
-    headers, bad = pictures.read_headers([pair.target for pair in pairs if pair.target is not None])
+def _target_channels(pairs: Sequence[Pair], headers: Sequence[pictures.Header | None]) -> int:
+    """Return how many channels targets are read with. Raises DataError for one that does not lie as its picture does.
+
+    Args:
+        headers: the pictures'.
+    """
+    of_targets, bad = pictures.read_headers([pair.target for pair in pairs if pair.target is not None])
     if bad:
         number, reason = next(iter(bad.items()))
         raise DataError(f"{pairs[number].target} cannot be read: {reason}. Repair it, or remove it and its partner.")
-    return 1 if all(header.is_grey for header in headers if header is not None) else 3
+    for pair, header, other in zip(pairs, headers, of_targets, strict=True):
+        if header is not None and other is not None and header.is_turned != other.is_turned:
+            _refuse_turned(pair, header, other)
+    return 1 if all(header.is_grey for header in of_targets if header is not None) else 3
+
+
+def _refuse_turned(pair: Pair, header: pictures.Header, other: pictures.Header) -> None:
+    """Refuse a pair of which EXIF turns one, where only without that the two would be of one size."""
+    if header[:2] == other[:2] or header[:2] != other[1::-1]:
+        return
+    turned, still = (pair.input, pair.target) if header.is_turned else (pair.target, pair.input)
+    raise DataError(
+        f"{turned} is turned by the orientation in its EXIF, and {still} is not: the two do not lie alike. Where they "
+        "were drawn on one another as stored, remove the orientation (exiftool -Orientation= FILES); else turn the other."
+    )
 
 
 def _reading(

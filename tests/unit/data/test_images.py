@@ -315,6 +315,18 @@ def test_a_folder_without_pictures_beside_given_splits_does_not_matter(folder: P
     assert read(tmp_path).labels == ("blue", "green", "red")
 
 
+def test_links_that_lead_back_are_not_followed(folder: Path) -> None:
+    expected = [len(split) for split in read(folder).splits.values()]
+    (folder / "red" / "all").symlink_to("..")
+    (folder / "red" / "itself").symlink_to("itself")
+    (folder / "red" / "blue").symlink_to("../blue/red")
+    (folder / "blue" / "red").symlink_to("../red")
+    assert recognize(folder) == "image"
+    assert len(images.pictures_in(folder / "red")) == 10
+    (folder / "blue" / "red").unlink()
+    assert [len(split) for split in read(folder).splits.values()] == expected
+
+
 def test_class_folders_are_no_numbers_to_predict(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.target_kind=number does not fit class folders"):
         read(folder, target_kind="number")

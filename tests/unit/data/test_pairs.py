@@ -175,6 +175,36 @@ def test_partners_are_found_by_name_by_all_but_the_last_word_or_by_number(
     assert match([Path(name) for name in inputs], [Path(name) for name in targets[::-1]]) == [Path(t) for t in targets]
 
 
+def test_partners_are_found_in_folders_of_equal_names(tmp_path: Path) -> None:
+    for place in "ab":
+        pairs(tmp_path / place, n=3, values=(0, 1) if place == "a" else (2, 3))
+        for name in ("images", "masks"):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / name).rename(tmp_path / "data" / name / place)
+    found = opened(tmp_path / "data", validation=0, test=0)
+    assert found.labels == ("0", "1", "2", "3")
+    assert first(found, count=6)["target"].amax((1, 2)).tolist() == [2] * 3 + [4] * 3
+
+
+@pytest.mark.parametrize(("settings", "extension"), [({}, "png"), ({"image_size": 8, "fit": "stretch"}, "tif")])
+def test_a_picture_that_exif_turns_and_its_mask_not_are_refused(settings: Any, extension: str, tmp_path: Path) -> None:
+    root = pairs(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (root / "images").iterdir():
+        with Image.open(file) as image:
+            image.save(file.with_suffix(f".{extension}"), exif=exif)
+        if extension != "png":
+            file.unlink()
+    words = rf"images/0.{extension} is turned by the orientation in its EXIF, and .*masks/0.png is not: .* \(exiftool"
+    with pytest.raises(DataError, match=words):
+        opened(root, **settings)
+    for file in (root / "masks").iterdir():  # drawn on what is seen
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.ROTATE_270).save(file)
+    assert opened(root, **settings).labels == ("0", "255")
+
+
 def test_given_splits_are_used_and_a_region_says_what_is_measured(tmp_path: Path) -> None:
     for part, n in (("training", 3), ("testing", 2)):
         pairs(tmp_path / part, n)
@@ -266,6 +296,10 @@ def no_partner(root: Path) -> None:
     (root / "masks" / "3.png").rename(root / "masks" / "other.png")
 
 
+def two_of_a_name(root: Path) -> None:
+    write(root / "images" / "3.jpg", np.zeros((12, 10)))
+
+
 def other_size(root: Path) -> None:
     write(root / "masks" / "2.png", np.zeros((9, 9)))
 
@@ -292,6 +326,7 @@ def one_value(root: Path) -> None:
     ("mistake", "settings", "words"),
     [
         (no_partner, {}, r"6 pictures in .*images and 6 in .*masks do not pair up by name: images/3.png, masks/other"),
+        (two_of_a_name, {}, r"do not pair up by name: images/3.jpg, images/3.png have one name but for the extension"),
         (other_size, {}, r"images/2.png is 10 x 12 pixels and .*masks/2.png is 9 x 9: .* data.image_size=N"),
         (
             three_folders,
