@@ -191,6 +191,7 @@ def match(
     raise DataError(
         f"{len(inputs)} pictures in {input_root} and {len(targets)} in {target_root} do not pair up by name: "
         + _why_none((inputs, targets), beside)
+        + " If these folders are classes: data.kind=image."
     )
 
 
@@ -262,8 +263,8 @@ class Masks:
             if strange_HW.any():
                 stranger = int(code_HW[strange_HW][0])
                 raise DataError(
-                    f"{file} has pixels of value {_shown(stranger, self.is_grey)}, which no training mask has. If it is "
-                    f"a class, training needs masks that have it; data.ignore={stranger} if such pixels are not to count."
+                    f"{file} has pixels of value {_shown(stranger, self.is_grey)}, which no training mask has. If it "
+                    f"is a class, training needs masks that have it; data.ignore={stranger} if it is not to count."
                 )
         return ((class_HW + 1) * counts_HW).astype(np.uint8)
 
@@ -559,6 +560,10 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
         reader.masks = find_masks(reader.raw_target, parts["train"], config, is_grey=is_grey, is_lossy=is_lossy)
         if reader.masks is None:
             notes.append(_told_pictures(is_grey=is_grey, is_lossy=is_lossy))
+            if config.kind is None:
+                notes.append(
+                    "folders of inputs and targets were told by their names: data.kind=image if they are classes"
+                )
         elif is_lossy and not reader.masks.is_nearest:
             notes.append("masks are saved as JPEG, which makes values that are no class's: save them as PNG")
         if reader.masks is None and any(pair.region for pair in everything):
@@ -613,8 +618,8 @@ def _refuse_turned(pair: Pair, header: pictures.Header, other: pictures.Header) 
         return
     turned, still = (pair.input, pair.target) if header.is_turned else (pair.target, pair.input)
     raise DataError(
-        f"{turned} is turned by the orientation in its EXIF, and {still} is not: the two do not lie alike. Where they "
-        "were drawn on one another as stored, remove the orientation (exiftool -Orientation= FILES); else turn the other."
+        f"{turned} is turned by the orientation in its EXIF, and {still} is not: the two do not lie alike. If the target "
+        "was made from the picture as stored, remove the orientation (exiftool -Orientation= FILES); else turn it too."
     )
 
 

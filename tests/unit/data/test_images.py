@@ -73,6 +73,40 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert read(tmp_path / "vehicles").labels == ("car", "train")
 
 
+def test_folders_of_held_out_pictures_alone_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    for part in ("val", "test"):
+        for name in COLOURS:
+            write(tmp_path / "held" / part / name / "0.png", colour=COLOURS[name])
+    with pytest.raises(DataError, match="has folders by the names of test and validation, and none called train"):
+        read(tmp_path / "held")
+    assert len(read(folder, test=str(tmp_path / "held")).splits["test"]) == 3
+
+
+def test_test_pictures_without_classes_can_be_left_aside(folder: Path, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "train")
+    write(tmp_path / "test" / "0.png")
+    with pytest.raises(DataError, match=r"test pictures do not lie in class folders, .* do so. data.test=0.1 leaves"):
+        read(tmp_path)
+    assert len(read(tmp_path, test=0.1).splits["test"]) == 3
+
+
+def test_a_class_has_one_name_however_its_accents_are_written(tmp_path: Path) -> None:
+    for part, names in (("train", ("caf\u00e9", "bar")), ("test", ("cafe\u0301", "bar"))):
+        for name in names:
+            for k in range(2):
+                write(tmp_path / part / name / f"{k}.jfif")
+    assert read(tmp_path, validation=0).labels == ("bar", "caf\u00e9")
+
+
+@pytest.mark.parametrize(("size", "is_told"), [((60, 2), True), ((1, 500), True), ((40, 30), False), ((40, 20), False)])
+def test_pictures_of_which_most_is_cut_away_are_told_of(size: tuple[int, int], is_told: bool, tmp_path: Path) -> None:
+    for k in range(4):
+        write(tmp_path / "a" / f"{k}.png", size=size)
+        write(tmp_path / "b" / f"{k}.png", size=size)
+    assert any("is cut away" in note and "data.fit=stretch" in note for note in read(tmp_path).notes) == is_told
+    assert not any("is cut away" in note for note in read(tmp_path, fit="stretch").notes)
+
+
 def test_a_test_folder_elsewhere_is_read_like_the_training_data(folder: Path, tmp_path: Path) -> None:
     for name in COLOURS:
         write(tmp_path / "more" / name / "0.png", size=(90, 60), colour=COLOURS[name])
@@ -146,7 +180,12 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_class_folder_is_refused_by_name(folder: Path) -> None:
     (folder / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"Class folder 'nothing' in .* holds no pictures"):
+    with pytest.raises(DataError, match=r"Class folder 'nothing' in .* holds no pictures. Add some"):
+        read(folder)
+    (folder / "nothing" / "a.heic").write_bytes(b"0")
+    with pytest.raises(
+        DataError, match=r"'nothing' in .* holds no pictures, but 1 .heic. Convert those to PNG or JPEG"
+    ):
         read(folder)
 
 

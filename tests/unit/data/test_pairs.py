@@ -155,6 +155,7 @@ def test_targets_of_many_values_are_pictures_and_a_setting_makes_masks_of_them(t
         write(tmp_path / "clean" / f"{k}.png", noise(9 + k, 16, 16))
     found = opened(tmp_path)
     assert found.target_kind == "pixel_number"
+    assert any("data.kind=image if they are classes" in note for note in found.notes)
     assert first(found)["target"].shape == (2, 1, 16, 16)
     assert opened(tmp_path, target_kind="class").labels == ("0", "255")
     assert opened(pairs(tmp_path / "b"), target_kind="number").target_kind == "pixel_number"
