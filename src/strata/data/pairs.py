@@ -618,8 +618,8 @@ def _refuse_turned(pair: Pair, header: pictures.Header, other: pictures.Header) 
         return
     turned, still = (pair.input, pair.target) if header.is_turned else (pair.target, pair.input)
     raise DataError(
-        f"{turned} is turned by the orientation in its EXIF, and {still} is not: the two do not lie alike. If the target "
-        "was made from the picture as stored, remove the orientation (exiftool -Orientation= FILES); else turn it too."
+        f"{turned} is turned by the orientation in its EXIF, and {still} is not: the two do not lie alike. If "
+        "the target fits the picture as stored, remove the orientation (exiftool -Orientation= FILES); else turn it."
     )
 
 

@@ -50,7 +50,8 @@ FILES_FOR_DEPTH = 64
 DIM = 0.25
 """Share of the range, below which pictures are called nearly black."""
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 Fit = Literal["crop", "stretch"]
 CropShare = Annotated[float, Gt(0), Le(1)]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
