@@ -4,7 +4,7 @@ A folder holds two folders of equally named pictures, such as ``images/`` and ``
 ``test/`` where it is divided already. Pictures keep their own size and shape unless data.image_size brings them to a
 square; networks are trained on parts of them, cut out at random, and evaluated on whole ones.
 
-N pictures, B samples in a batch, C channels, H and W pixels, P pixels of many pictures.
+N pictures, B samples in a batch, C channels, H and W pixels, P pixels of many pictures, V levels of grey.
 """
 
 from __future__ import annotations
@@ -286,6 +286,7 @@ class _Seen:
 
     values: set[int] = field(default_factory=set)
     near: int = 0
+    """Counted where they are grey, and so is the ..."""
     total: int = 0
 
     def add(self, other: _Seen) -> None:
@@ -295,10 +296,12 @@ class _Seen:
 
 
 def _look_at(target_CHW: np.ndarray) -> _Seen:
-    code_HW = _codes(target_CHW)
-    from_black_or_white_HW = np.minimum(code_HW, np.abs(code_HW - 255))
-    near = int((from_black_or_white_HW <= NEAR_BLACK_OR_WHITE).sum()) if len(target_CHW) == 1 else 0
-    return _Seen(set(np.unique(code_HW).tolist()), near, code_HW.size)
+    if len(target_CHW) > 1:
+        return _Seen(set(np.unique(_codes(target_CHW)).tolist()))
+    count_V = np.bincount(target_CHW.reshape(-1))
+    from_black_or_white_V = np.minimum(np.arange(len(count_V)), np.abs(np.arange(len(count_V)) - 255))
+    near = int(count_V[from_black_or_white_V <= NEAR_BLACK_OR_WHITE].sum())
+    return _Seen(set(np.flatnonzero(count_V).tolist()), near, target_CHW.size)
 
 
 def find_masks(
@@ -327,7 +330,8 @@ def find_masks(
     values = seen.values - {NO_VALUE if config.ignore is None else config.ignore}
     if len(values) <= 1:
         only = _shown(values.pop(), is_grey) if values else "to be ignored"
-        raise DataError(f"Every target pixel is {only}. There is nothing to learn.")
+        clear = "" if is_grey else " Transparency does not count: save masks in black and white."
+        raise DataError(f"Every target pixel is {only}. There is nothing to learn.{clear}")
     is_black_and_white = is_grey and seen.near >= SHARE_NEAR * seen.total and min(values) < 128 <= max(values)
     if len(values) <= MASK_VALUES_AT_MOST and not (is_lossy and is_black_and_white):
         return Masks(tuple(sorted(values)), is_grey, ignore=config.ignore)

@@ -96,6 +96,19 @@ def test_what_is_transparent_in_a_mask_keeps_its_value(tmp_path: Path) -> None:
             level = np.asarray(image)
         write(file, np.stack([level, level, level, level], -1))
     assert opened(root).labels == ("#000000", "#ffffff")
+    for file in (root / "masks").iterdir():
+        with Image.open(file) as image:
+            write(file, np.asarray(image) | np.array([255, 255, 255, 0], dtype=np.uint8))
+    with pytest.raises(DataError, match=r"Every target pixel is #ffffff. .* Transparency does not count"):
+        opened(root)
+
+
+def test_deep_pictures_that_are_nearly_black_are_told_of(tmp_path: Path) -> None:
+    root = pairs(tmp_path)
+    for file in (root / "images").iterdir():
+        with Image.open(file) as image:
+            Image.fromarray(np.asarray(image).astype(np.uint16)).save(file)
+    assert any("nearly black" in note for note in opened(root).notes)
 
 
 def test_pixels_of_the_value_to_ignore_are_no_class_and_do_not_count(tmp_path: Path) -> None:
