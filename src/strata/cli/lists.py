@@ -126,8 +126,8 @@ def data(console: Console, answer: Answer, path: str | None, settings: dict[str,
         for note in found.notes:
             console.print(f"  {note}", highlight=False, markup=False)
         if found.labels:
-            counts = found.class_counts or ("?",) * len(found.labels)
-            shown = ", ".join(f"{label} ({n})" for label, n in zip(found.labels[:20], counts, strict=False))
+            counted = [f"{label} ({n})" for label, n in zip(found.labels, found.class_counts, strict=False)]
+            shown = ", ".join((counted or found.labels)[:20])
             console.print(
                 f"  classes: {shown}" + (", ..." if len(found.labels) > 20 else ""), highlight=False, markup=False
             )

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 BAD_AT_MOST = 0.01
 """Share of pictures that may be unreadable before the run stops."""
 SMALL_SIDE, SQUARE_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 256, 224, 32
+KEPT_AT_LEAST = 0.5
+"""Share of the median picture, below which it is said that pictures are cut."""
 MEMORY_SHARE = 0.25
 """Of the available memory that decoded pictures may take."""
 PICTURES_AT_ONCE, PIXELS_AT_ONCE = 10_000, 1_000_000_000
@@ -50,21 +53,36 @@ class Listing:
     files: list[Path] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     """Of each file; empty where the pictures lie in no class folders."""
-    empty_classes: list[str] = field(default_factory=list)
+    empty_classes: dict[str, Counter[str]] = field(default_factory=dict)
+    """What the files of those class folders are that hold no pictures, by their extensions."""
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, sorted by name, without hidden files and what macOS leaves behind."""
+    """Return what lies in a folder, sorted by name, without hidden files and what macOS leaves behind.
+
+    Links to a folder that holds them are left out: whoever followed them would never end.
+    """
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted((entry for entry in found if not _leads_back(entry)), key=lambda entry: entry.name)
+
+
+def _leads_back(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_symlink():
+        return False
+    try:
+        if not entry.is_dir():
+            return False
+    except OSError:  # a link to itself
+        return True
+    return any(folder.samefile(entry.path) for folder in Path(entry.path).absolute().parents)
 
 
 def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:
     """Return the pictures of each part of a folder, and the extensions of the files that are none.
 
-    Folders called train, validation, test (or val, valid, training, testing) are parts, when no other folder
-    beside them holds pictures; else every folder is a class, and everything is "train".
+    Folders called train, validation, test (or val, valid, training, testing) are parts, "train" not always among
+    them, when no other folder beside them holds pictures; else every folder is a class, and everything is "train".
     """
     others: Counter[str] = Counter()
     folders = [Path(entry.path) for entry in visible(root) if entry.is_dir()]
@@ -72,7 +90,7 @@ def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:
     for folder in folders:
         named.setdefault(splits.NAMES.get(folder.name.lower(), ""), []).append(folder)
     beside = named.pop("", [])
-    if "train" in named and not any(pictures_in(folder) for folder in beside):
+    if named and not any(pictures_in(folder) for folder in beside):
         for found in named.values():
             if len(found) > 1:
                 raise DataError(f"{root} has two folders for one split: {found[0].name} and {found[1].name}. Keep one.")
@@ -86,11 +104,14 @@ def _list_part(folder: Path, others: Counter[str]) -> Listing:
     loose = pictures_in(folder, others, deep=False)
     for entry in visible(folder):
         if entry.is_dir():
-            files = pictures_in(Path(entry.path), others)
+            no_pictures: Counter[str] = Counter()
+            files = pictures_in(Path(entry.path), no_pictures)
+            others += no_pictures
+            label = unicodedata.normalize("NFC", entry.name)  # macOS may have taken its accents apart
             found.files += files
-            found.classes += [entry.name] * len(files)
+            found.classes += [label] * len(files)
             if not files:
-                found.empty_classes.append(entry.name)
+                found.empty_classes[label] = no_pictures
     if not found.files:
         return Listing(files=loose)
     for file in loose:
@@ -257,6 +278,8 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
         raise ConfigError("data.target_kind=number does not fit class folders, whose names are classes.")
     notes: list[str] = []
     parts, others = list_folder(root)
+    if "train" not in parts:
+        raise DataError(f"{root} has folders by the names of {' and '.join(parts)}, and none called train. Rename one.")
     plan = splits.plan(config, [part for part in parts if part != "train"], root)
     notes += plan.notes
     for part in plan.unused:
@@ -283,6 +306,8 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     channels = config.channels or (1 if grey else 3)
     if config.channels is None:
         notes.append("pictures are grey" if grey else "pictures are in colour")
+    notes += _told_cut(train_sizes, config)
+    notes += pictures.told_dim([file for found in headers.values() for file, header in found.items() if header.is_deep])
 
     known_bad = {file for file, _ in bad}
     files = {part: [file for file in listing.files if file not in known_bad] for part, listing in parts.items()}
@@ -351,11 +376,26 @@ def _how(config: DataConfig) -> str:
     return f"; short side resized, middle{share} cut out"
 
 
+def _told_cut(sizes: Sequence[tuple[int, int]], config: DataConfig) -> list[str]:
+    """Return a line where most of the median picture is cut away for its shape; none elsewhere."""
+    kept = sorted(min(size) / max(size) for size in sizes)[len(sizes) // 2]
+    if config.fit == "stretch" or kept >= KEPT_AT_LEAST:
+        return []
+    longest = sorted(max(size) for size in sizes)[len(sizes) // 2]
+    side = min(LARGEST_SIDE, max(SIDE_STEP, SIDE_STEP * round(longest / SIDE_STEP)))
+    return [
+        f"of the median picture {100 * (1 - kept):.0f} % is cut away, since it is long: "
+        f"data.fit=stretch data.image_size={side} keeps all of it"
+    ]
+
+
 def _list_elsewhere(path: Path, part: str) -> Listing:
     if not path.is_dir():
         raise DataError(f"data.{part}={path} has to be a folder like the training data's.")
     parts, _ = list_folder(path)
-    return parts.get(part, parts["train"])
+    if part not in parts and "train" not in parts:
+        raise DataError(f"data.{part}={path} has a folder called {next(iter(parts))}, and none called {part} or train.")
+    return parts[part if part in parts else "train"]
 
 
 def _check_listing(parts: Mapping[str, Listing], root: Path) -> tuple[str, ...]:
@@ -365,8 +405,11 @@ def _check_listing(parts: Mapping[str, Listing], root: Path) -> tuple[str, ...]:
             raise DataError(f"{root} holds no pictures" + (f" for its {part} split." if len(parts) > 1 else "."))
     train = parts["train"]
     if train.empty_classes:
-        named = ", ".join(repr(name) for name in train.empty_classes[:NAMED])
-        raise DataError(f"Class folder {named} in {root} holds no pictures. Add some, or remove the folder.")
+        named = ", ".join(repr(name) for name in [*train.empty_classes][:NAMED])
+        held = sum(train.empty_classes.values(), Counter()).most_common(NAMED)
+        but = ", but " + ", ".join(f"{count:,} {name}" for name, count in held) if held else ""
+        remedy = "Convert those to PNG or JPEG" if held else "Add some"
+        raise DataError(f"Class folder {named} in {root} holds no pictures{but}. {remedy}, or remove the folder.")
     labels = tuple(sorted(set(train.classes)))
     if train.classes:
         if len(labels) == 1:
@@ -377,7 +420,11 @@ def _check_listing(parts: Mapping[str, Listing], root: Path) -> tuple[str, ...]:
         splits.check_classes(labels, Counter(train.classes), "picture", str(root))
     for part, listing in parts.items():
         if bool(listing.classes) != bool(train.classes):
-            raise DataError(f"The {part} pictures lie in class folders, or not; the training pictures do the contrary.")
+            lies, others_lie = ("", "not ") if listing.classes else ("not ", "")
+            raise DataError(
+                f"The {part} pictures do {lies}lie in class folders, and the training pictures do {others_lie}so. "
+                f"data.{part}=0.1 leaves them aside, and holds out a tenth of the training pictures instead."
+            )
         strangers = sorted(set(listing.classes) - set(labels))
         if strangers:
             raise DataError(f"The {part} split has class {strangers[0]!r}, which no training picture has.")

@@ -4,7 +4,7 @@ A folder holds two folders of equally named pictures, such as ``images/`` and ``
 ``test/`` where it is divided already. Pictures keep their own size and shape unless data.image_size brings them to a
 square; networks are trained on parts of them, cut out at random, and evaluated on whole ones.
 
-N pictures, B samples in a batch, C channels, H and W pixels, P pixels of many pictures.
+N pictures, B samples in a batch, C channels, H and W pixels, P pixels of many pictures, V levels of grey.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ TARGETS = frozenset(
 )
 REGIONS = frozenset(("fov", "roi", "region", "regions"))
 """What folders are called, in small letters, that hold each kind of picture."""
+_LOSSY = (".jpg", ".jpeg", ".jfif")
 NO_VALUE = -1
 """What no pixel of a mask is."""
 MASK_VALUES_AT_MOST = 64
@@ -61,7 +63,8 @@ SHARE_NEAR = 0.98
 WHOLE_SIDE, CROP_SIDE, LONGEST_SIDE = 160, 128, 1024
 """Up to the first, pictures of one size are trained on whole; the second is the crops' side of larger ones; the third
 is what pictures without targets are shrunk to, since noise can be removed at any size."""
-FILES_FOR_VALUES = 64
+FILES_AT_FIRST = 64
+"""Pictures, evenly spread, from which constants are measured, and targets that are no masks are told."""
 UNMEASURED = 128
 """Added to a mask's pixels outside the region: they are learned, so that a model knows what to say there too."""
 
@@ -168,35 +171,61 @@ _KEYS: tuple[tuple[Callable[[str], str | None], Callable[[str], str | None]], ..
 """What has to be equal of an input's and its target's name, without extension, in small letters: tried in turn."""
 
 
-def match(inputs: Sequence[Path], targets: Sequence[Path]) -> list[Path]:
+def match(
+    inputs: Sequence[Path], targets: Sequence[Path], input_root: Path = Path(), target_root: Path = Path()
+) -> list[Path]:
     """Return each input's target: of the same name but for the extension, else but for a last word ("cat_mask"), else
-    of the same number.
+    of the same number; in the same folder below the roots, else in any.
 
-    Raises DataError that names files which have no partner.
+    Raises DataError that names files which have no partner, or several.
     """
-    for key_of_input, key_of_target in _KEYS:
-        by_input = {key_of_input(path.stem.lower()): path for path in inputs}
-        by_target = {key_of_target(path.stem.lower()): path for path in targets}
-        is_plain = len(by_input) == len(inputs) and len(by_target) == len(targets) and None not in by_input
-        if is_plain and by_input.keys() == by_target.keys():
-            return [by_target[key_of_input(path.stem.lower())] for path in inputs]
-    stems = {path.stem.lower() for path in inputs}, {path.stem.lower() for path in targets}
-    lonely = [path for path in inputs if path.stem.lower() not in stems[1]]
-    lonely += [path for path in targets if path.stem.lower() not in stems[0]]
-    named = ", ".join(str(Path(*path.parts[-2:])) for path in lonely[:NAMED])
-    more = f" and {len(lonely) - NAMED} more" if len(lonely) > NAMED else ""
+    beside = [path.relative_to(input_root) for path in inputs], [path.relative_to(target_root) for path in targets]
+    for is_same_folder in (True, False):
+        for key_of_input, key_of_target in _KEYS:
+            key_I = [_key(path, key_of_input, is_same_folder) for path in beside[0]]
+            key_T = [_key(path, key_of_target, is_same_folder) for path in beside[1]]
+            by_target = dict(zip(key_T, targets, strict=True))
+            is_plain = len(set(key_I)) == len(inputs) and len(by_target) == len(targets) and None not in by_target
+            if is_plain and set(key_I) == by_target.keys():
+                return [by_target[key] for key in key_I]
     raise DataError(
-        f"{len(inputs)} pictures in {inputs[0].parent} and {len(targets)} in {targets[0].parent} do not pair up by "
-        f"name: {named}{more} have no partner. Give partners the same name, or remove what has none."
+        f"{len(inputs)} pictures in {input_root} and {len(targets)} in {target_root} do not pair up by name: "
+        + _why_none((inputs, targets), beside)
+        + " If these folders are classes: data.kind=image."
     )
+
+
+def _key(path: Path, key: Callable[[str], str | None], is_same_folder: bool) -> tuple[Path, str] | None:
+    found = key(path.stem.lower())
+    return None if found is None else (path.parent if is_same_folder else Path(), found)
+
+
+def _why_none(files: tuple[Sequence[Path], Sequence[Path]], beside: tuple[Sequence[Path], Sequence[Path]]) -> str:
+    """Say which inputs and targets have no partner of their name, or else which have several, and what to do."""
+    names = [[str(path.with_suffix("")).lower() for path in paths] for paths in beside]
+    lonely, alike = [], []
+    for own, others, paths in zip(names, map(set, names[::-1]), files, strict=True):
+        count = Counter(own)
+        lonely += [path for name, path in zip(own, paths, strict=True) if name not in others]
+        alike += [path for name, path in zip(own, paths, strict=True) if count[name] > 1]
+    found = lonely or alike
+    named = ", ".join(str(Path(*path.parts[-2:])) for path in found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    if lonely:
+        return f"{named}{more} have no partner. Give partners the same name, or remove what has none."
+    return f"{named}{more} have one name but for the extension. Keep one of each."
 
 
 def _pairs_of(folder: Path, config: DataConfig) -> tuple[list[Pair], list[str]]:
     """Return one part's pairs, and what was decided, in words."""
     chosen = _choose(folder, config)
     inputs = images.pictures_in(chosen.input)
-    targets = match(inputs, images.pictures_in(chosen.target))
-    regions: list[Path] = match(inputs, images.pictures_in(chosen.region)) if chosen.region is not None else []
+
+    def partners(others: Path) -> list[Path]:
+        return match(inputs, images.pictures_in(others), chosen.input, others)
+
+    targets = partners(chosen.target)
+    regions: list[Path] = partners(chosen.region) if chosen.region is not None else []
     note = f"{folder.name}: {chosen.input.name}/ are learned to be turned into {chosen.target.name}/"
     if chosen.region is not None:
         note += f"; what is black in {chosen.region.name}/ is not measured"
@@ -232,10 +261,10 @@ class Masks:
             class_HW = np.searchsorted(known, code_HW).clip(0, len(known) - 1)
             strange_HW = (known[class_HW] != code_HW) & counts_HW
             if strange_HW.any():
-                stranger = _shown(int(code_HW[strange_HW][0]), self.is_grey)
+                stranger = int(code_HW[strange_HW][0])
                 raise DataError(
-                    f"{file} has pixels of value {stranger}, which no training mask has. "
-                    "If they are not to count: data.ignore."
+                    f"{file} has pixels of value {_shown(stranger, self.is_grey)}, which no training mask has. If it "
+                    f"is a class, training needs masks that have it; data.ignore={stranger} if it is not to count."
                 )
         return ((class_HW + 1) * counts_HW).astype(np.uint8)
 
@@ -251,42 +280,79 @@ def _shown(value: int, is_grey: bool) -> str:
     return str(value) if is_grey else f"#{value:06x}"
 
 
-def find_masks(targets: Sequence[np.ndarray], config: DataConfig, *, is_lossy: bool) -> Masks | None:
+@dataclass
+class _Seen:
+    """What one target's pixels are, or those of many: their values, and how many are nearly black or white."""
+
+    values: set[int] = field(default_factory=set)
+    near: int = 0
+    """Counted where they are grey, and so is the ..."""
+    total: int = 0
+
+    def add(self, other: _Seen) -> None:
+        self.values |= other.values
+        self.near += other.near
+        self.total += other.total
+
+
+def _look_at(target_CHW: np.ndarray) -> _Seen:
+    if len(target_CHW) > 1:
+        return _Seen(set(np.unique(_codes(target_CHW)).tolist()))
+    count_V = np.bincount(target_CHW.reshape(-1))
+    from_black_or_white_V = np.minimum(np.arange(len(count_V)), np.abs(np.arange(len(count_V)) - 255))
+    near = int(count_V[from_black_or_white_V <= NEAR_BLACK_OR_WHITE].sum())
+    return _Seen(set(np.flatnonzero(count_V).tolist()), near, target_CHW.size)
+
+
+def find_masks(
+    read: Callable[[Pair], np.ndarray], found: Sequence[Pair], config: DataConfig, *, is_grey: bool, is_lossy: bool
+) -> Masks | None:
     """Return how targets become classes, or None where they are pictures.
 
+    All are looked at, so that no rare class is missed, unless the first, evenly spread, show already that they are
+    no masks.
+
     Args:
-        targets: uint8 (C, H, W) each.
+        read: gives a target's pixels as the file has them: (C, H, W).
+        is_grey: C is 1.
         is_lossy: they were saved in a way that smears black and white into their neighbours.
 
     Raises DataError where they are to be classes and are not.
     """
     if config.target_kind == "number":
         return None
-    is_grey = len(targets[0]) == 1
-    values: set[int] = set()
-    near = total = 0
-    for target_CHW in targets:
-        code_HW = _codes(target_CHW)
-        if len(values) <= 4096:
-            values.update(np.unique(code_HW).tolist())
-        if is_grey:
-            near += int(((code_HW <= NEAR_BLACK_OR_WHITE) | (code_HW >= 255 - NEAR_BLACK_OR_WHITE)).sum())
-            total += code_HW.size
-    values.discard(NO_VALUE if config.ignore is None else config.ignore)
+    seen, every = _Seen(), max(1, len(found) // FILES_AT_FIRST)
+    rest = [pair for k, pair in enumerate(found) if k % every]
+    for some in (found[::every], rest):
+        if len(seen.values) <= MASK_VALUES_AT_MOST:
+            for one in pictures.in_threads(lambda pair: _look_at(read(pair)), some):
+                seen.add(one)
+    values = seen.values - {NO_VALUE if config.ignore is None else config.ignore}
     if len(values) <= 1:
         only = _shown(values.pop(), is_grey) if values else "to be ignored"
-        raise DataError(f"Every target pixel is {only}. There is nothing to learn.")
-    is_black_and_white = is_grey and near >= SHARE_NEAR * total and min(values) < 128 <= max(values)
+        clear = "" if is_grey else " Transparency does not count: save masks in black and white."
+        raise DataError(f"Every target pixel is {only}. There is nothing to learn.{clear}")
+    is_black_and_white = is_grey and seen.near >= SHARE_NEAR * seen.total and min(values) < 128 <= max(values)
     if len(values) <= MASK_VALUES_AT_MOST and not (is_lossy and is_black_and_white):
         return Masks(tuple(sorted(values)), is_grey, ignore=config.ignore)
-    if is_black_and_white or (is_grey and config.target_kind == "class"):
+    if is_black_and_white or (is_grey and config.target_kind == "class" and max(values) <= 255):
         return Masks((0, 255), is_grey, is_nearest=True, ignore=config.ignore)
     if config.target_kind == "class":
+        what = "values" if is_grey else "colours"
+        blurred = "JPEG has blurred their labels: s" if is_lossy else "S"
         raise DataError(
-            f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} colours, so they are no "
-            "masks. Save masks as PNG, which keeps every pixel as it is."
+            f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} {what}, so they are no "
+            f"masks. {blurred}ave masks as PNG, which keeps every pixel as it is."
         )
     return None
+
+
+def _told_pictures(*, is_grey: bool, is_lossy: bool) -> str:
+    """Say that targets are pictures, and how they would be masks."""
+    if not is_grey:
+        return "targets are pictures"
+    told = "targets are pictures; data.target_kind=class makes masks of black and white of them"
+    return told + ", but JPEG has blurred the labels of masks: save those as PNG" * is_lossy
 
 
 class Reader:
@@ -302,42 +368,42 @@ class Reader:
 
     def input(self, pair: Pair) -> np.ndarray:
         """Return the picture."""
-        found = self._pixels(pair.input, self.channels, exact=False)
+        found = self._pixels(pair.input, self.channels, as_labels=False)
         if self.alone and self.config.image_size is None and max(found.shape) > LONGEST_SIDE:
             factor = math.ceil(max(found.shape) / LONGEST_SIDE)
             return F.avg_pool2d(torch.from_numpy(found.copy()).float(), factor).round().byte().numpy()
         return found
 
     def raw_target(self, pair: Pair) -> np.ndarray:
-        """Return the target's pixels as they are in the file."""
+        """Return the target's pixels as they are in the file, deep ones too: (C, H, W)."""
         assert pair.target is not None
-        return self._pixels(pair.target, self.target_channels, exact=True)
+        return self._pixels(pair.target, self.target_channels, as_labels=True)
 
     def __call__(self, pair: Pair) -> tuple[Tensor, Tensor | None]:
         """Return picture and target. Raises DataError for a file that cannot be read, and for sizes that differ."""
         image = self.input(pair)
         if pair.target is None:
             return torch.from_numpy(image.copy()), None
-        target = self.raw_target(pair)
+        target = self._pixels(pair.target, self.target_channels, as_labels=self.masks is not None)
         _check_size(image, pair.input, target, pair.target)
         if self.masks is not None:
             target = self.masks.numbers(target, pair.target)
             if pair.region is not None:
-                region = self._pixels(pair.region, 1, exact=True)
+                region = self._pixels(pair.region, 1, as_labels=True)
                 _check_size(image, pair.input, region, pair.region)
                 target = target | np.where((region[0] > 127) | (target == 0), 0, UNMEASURED).astype(np.uint8)
         return tuple(torch.from_numpy(x.copy()) for x in (image, target))  # type: ignore[return-value]
 
-    def _pixels(self, path: Path, channels: int, *, exact: bool) -> np.ndarray:
-        """Return a picture's pixels; of masks those of the file, without any in between."""
+    def _pixels(self, path: Path, channels: int, *, as_labels: bool) -> np.ndarray:
+        """Return a picture's pixels; as labels those of the file, without any in between."""
         framing, side = self.config.framing, self.config.image_size
         try:
             with pictures.quiet():
                 if side is None:
-                    return pictures.read_whole(path, channels)
-                if exact and self.config.target_kind != "number":
+                    return pictures.read_whole(path, channels, as_labels=as_labels)
+                if as_labels:
                     framing = dataclasses.replace(framing, interpolation="nearest")
-                return pictures.read_picture(path, side, channels, framing)
+                return pictures.read_picture(path, side, channels, framing, as_labels=as_labels)
         except pictures.BadPicture as error:
             raise DataError(f"{path} cannot be read: {error}. Repair it, or remove it and its partner.") from None
 
@@ -488,11 +554,22 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     found_headers = [header for header in headers if header is not None]
     grey = all(header.is_grey for header in found_headers)
     channels = config.channels or (1 if grey else 3)
-    reader = Reader(config, channels, 0 if alone else _target_channels(everything), alone=alone)
+    notes += pictures.told_dim(
+        [pair.input for pair, header in zip(everything, headers, strict=True) if header is not None and header.is_deep]
+    )
+    reader = Reader(config, channels, 0 if alone else _target_channels(everything, headers), alone=alone)
     if not alone:
-        seen = parts["train"][:: max(1, len(parts["train"]) // FILES_FOR_VALUES)]
-        is_lossy = any(pair.target is not None and pair.target.suffix.lower() in (".jpg", ".jpeg") for pair in seen)
-        reader.masks = find_masks([reader.raw_target(pair) for pair in seen], config, is_lossy=is_lossy)
+        is_lossy = any(pair.target is not None and pair.target.suffix.lower() in _LOSSY for pair in parts["train"])
+        is_grey = reader.target_channels == 1
+        reader.masks = find_masks(reader.raw_target, parts["train"], config, is_grey=is_grey, is_lossy=is_lossy)
+        if reader.masks is None:
+            notes.append(_told_pictures(is_grey=is_grey, is_lossy=is_lossy))
+            if config.kind is None:
+                notes.append(
+                    "folders of inputs and targets were told by their names: data.kind=image if they are classes"
+                )
+        elif is_lossy and not reader.masks.is_nearest:
+            notes.append("masks are saved as JPEG, which makes values that are no class's: save them as PNG")
         if reader.masks is None and any(pair.region for pair in everything):
             raise ConfigError("data.region says which pixels of a mask count; these targets are no masks.")
     numbers_of = 1 if alone else 1 + (1 if reader.masks is not None else reader.target_channels)
@@ -523,12 +600,31 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     )
 
 
-def _target_channels(pairs: Sequence[Pair]) -> int:
-    headers, bad = pictures.read_headers([pair.target for pair in pairs if pair.target is not None])
+def _target_channels(pairs: Sequence[Pair], headers: Sequence[pictures.Header | None]) -> int:
+    """Return how many channels targets are read with. Raises DataError for one that does not lie as its picture does.
+
+    Args:
+        headers: the pictures'.
+    """
+    of_targets, bad = pictures.read_headers([pair.target for pair in pairs if pair.target is not None])
     if bad:
         number, reason = next(iter(bad.items()))
         raise DataError(f"{pairs[number].target} cannot be read: {reason}. Repair it, or remove it and its partner.")
-    return 1 if all(header.is_grey for header in headers if header is not None) else 3
+    for pair, header, other in zip(pairs, headers, of_targets, strict=True):
+        if header is not None and other is not None and header.is_turned != other.is_turned:
+            _refuse_turned(pair, header, other)
+    return 1 if all(header.is_grey for header in of_targets if header is not None) else 3
+
+
+def _refuse_turned(pair: Pair, header: pictures.Header, other: pictures.Header) -> None:
+    """Refuse a pair of which EXIF turns one, where only without that the two would be of one size."""
+    if header[:2] == other[:2] or header[:2] != other[1::-1]:
+        return
+    turned, still = (pair.input, pair.target) if header.is_turned else (pair.target, pair.input)
+    raise DataError(
+        f"{turned} is turned by the orientation in its EXIF, and {still} is not: the two do not lie alike. If "
+        "the target fits the picture as stored, remove the orientation (exiftool -Orientation= FILES); else turn it."
+    )
 
 
 def _reading(
@@ -568,7 +664,7 @@ def _assemble(
 ) -> Dataset:
     """Measure what was read, and decide what training sees of it."""
     train = len(chosen["train"])
-    sample = [reading["train"](k) for k in range(0, train, max(1, train // FILES_FOR_VALUES))]
+    sample = [reading["train"](k) for k in range(0, train, max(1, train // FILES_AT_FIRST))]
     channels = len(sample[0][0])
     sizes = {tuple(image.shape[1:]) for image, _ in sample}
     largest = max(max(size) for size in sizes)
@@ -591,7 +687,6 @@ def _assemble(
         plain = dataclasses.replace(config, mean=None, std=None)
         found = _measured([target for _, target in sample if target is not None], plain)
         details["target_mean"], details["target_std"] = found
-        notes.append("targets are pictures" + ("; data.target_kind=class makes masks of them" * (channels == 1)))
     mean, std = _measured([image for image, _ in sample], config)
     preprocess = ImagePreprocess(
         image_size=config.image_size,

@@ -270,6 +270,11 @@ def _form_of_folder(path: Path, kind: str | None) -> str:
         return "pairs"
     if kind is None and (form := _form_of_parts(path)) is not None:
         return form
+    if kind is None and any(_is_model(folder) for folder in (path, path / "model")):
+        raise DataError(
+            f"{path} is a trained model, and no data. A run begins with its weights by weights={path}; strata predict "
+            "uses a run's."
+        )
     top, counts = _look(path)
     if not counts:
         raise DataError(f"{path} is an empty folder. Understood: {UNDERSTOOD}.")
@@ -294,6 +299,10 @@ def _form_of_folder(path: Path, kind: str | None) -> str:
     if set(counts) <= _PICKLES:
         raise DataError(_pickle_words(f"All that {path} holds ({found})"))
     raise DataError(f"{path} holds nothing that is understood, but {found}. Understood: {UNDERSTOOD}.")
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
 
 
 def _look(root: Path) -> tuple[list[str], Counter[str]]:

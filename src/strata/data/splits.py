@@ -129,6 +129,10 @@ def plan(
     return found
 
 
+def _samples(count: int) -> str:
+    return f"{count:,} sample{'s' * (count != 1)}"
+
+
 def divide(
     plan: Plan, n: int, class_N: Tensor | None, seed: int, group_N: Tensor | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
@@ -172,7 +176,7 @@ def divide(
             held = sum(len(part) for part in parts)
             how = "stratified" if stratified else "at random"
             notes.append(
-                f"{plan.why(name)}: held out {100 * held / n:.3g} % ({held:,} samples), {how}, split_seed={seed}"
+                f"{plan.why(name)}: held out {100 * held / n:.3g} % ({_samples(held)}), {how}, split_seed={seed}"
             )
     notes += [f"too few samples for a {name} split" for name in plan.shares if name not in taken]
     order = ("train", *HELD_OUT)
@@ -214,7 +218,7 @@ def _divide_groups(
         if groups:
             index[name] = (split_N == number).nonzero()[:, 0]
             notes.append(
-                f"{plan.why(name)}: held out {100 * len(index[name]) / n:.3g} % ({len(index[name]):,} samples), "
+                f"{plan.why(name)}: held out {100 * len(index[name]) / n:.3g} % ({_samples(len(index[name]))}), "
                 f"{len(groups):,} of {len(size_G):,} groups and none of them divided, split_seed={seed}"
             )
     notes += [f"too few groups for a {name} split" for name in plan.shares if name not in index]

@@ -238,7 +238,7 @@ class ImageToImage(Task):
         """Return a mask in the values of the training masks; dark ones get a palette, so that they can be seen."""
         if not self.values_are_grey:
             return Image.fromarray(_colours(self.values)[class_HW])
-        made = Image.fromarray(np.array(self.values, dtype=np.uint8)[class_HW])
+        made = Image.fromarray(np.array(self.values, dtype=np.uint8 if max(self.values) < 256 else np.uint16)[class_HW])
         if max(self.values) < 64:
             palette = np.zeros((256, 3), dtype=np.uint8)
             palette[list(self.values)] = self._seen_as()

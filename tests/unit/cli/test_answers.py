@@ -19,7 +19,7 @@ def test_a_folder_gives_its_pictures_in_order_and_at_any_depth(tmp_path: Path) -
         (tmp_path / name).write_bytes(b"")
     assert [Path(p).name for p in expand([str(tmp_path)], "image")] == ["c.jpg", "b.PNG"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no pictures \(\.bmp, \.gif, \.jpeg"):
+    with pytest.raises(DataError, match=r"holds no pictures \(\.bmp, \.gif, \.jfif, \.jpeg"):
         list(expand([str(tmp_path / "empty")], "image"))
     with pytest.raises(DataError, match="There is no file or folder 'gone'"):
         list(expand(["gone"], "image"))

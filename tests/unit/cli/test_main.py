@@ -140,6 +140,12 @@ def test_lists_say_what_there_is(strata_command: Command) -> None:
     assert found.answer["labels"] == ["setosa", "versicolor", "virginica"]
     assert "setosa (" in strata_command("data", "iris").out
 
+    for k in range(4):
+        for name in ("images", "masks"):
+            (Path("pairs") / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) // 32 * 255).save(f"pairs/{name}/{k}.png")
+    assert "classes: 0, 255" in strata_command("data", "pairs").out
+
     found = strata_command("info", "--json")
     assert {d["name"] for d in found.answer["decided"]} >= {"device", "precision", "memory format", "compile"}
     assert "torch" in found.answer["found"] and "because" in strata_command("info").out

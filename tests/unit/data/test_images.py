@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from strata.data import DataConfig, Dataset, images, open_data, pictures, recognize
 from strata.data.loader import Loader
@@ -71,6 +71,40 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         for k in range(3):
             write(tmp_path / "vehicles" / name / f"{k}.png")
     assert read(tmp_path / "vehicles").labels == ("car", "train")
+
+
+def test_folders_of_held_out_pictures_alone_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    for part in ("val", "test"):
+        for name in COLOURS:
+            write(tmp_path / "held" / part / name / "0.png", colour=COLOURS[name])
+    with pytest.raises(DataError, match="has folders by the names of test and validation, and none called train"):
+        read(tmp_path / "held")
+    assert len(read(folder, test=str(tmp_path / "held")).splits["test"]) == 3
+
+
+def test_test_pictures_without_classes_can_be_left_aside(folder: Path, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "train")
+    write(tmp_path / "test" / "0.png")
+    with pytest.raises(DataError, match=r"test pictures do not lie in class folders, .* do so. data.test=0.1 leaves"):
+        read(tmp_path)
+    assert len(read(tmp_path, test=0.1).splits["test"]) == 3
+
+
+def test_a_class_has_one_name_however_its_accents_are_written(tmp_path: Path) -> None:
+    for part, names in (("train", ("caf\u00e9", "bar")), ("test", ("cafe\u0301", "bar"))):
+        for name in names:
+            for k in range(2):
+                write(tmp_path / part / name / f"{k}.jfif")
+    assert read(tmp_path, validation=0).labels == ("bar", "caf\u00e9")
+
+
+@pytest.mark.parametrize(("size", "is_told"), [((60, 2), True), ((1, 500), True), ((40, 30), False), ((40, 20), False)])
+def test_pictures_of_which_most_is_cut_away_are_told_of(size: tuple[int, int], is_told: bool, tmp_path: Path) -> None:
+    for k in range(4):
+        write(tmp_path / "a" / f"{k}.png", size=size)
+        write(tmp_path / "b" / f"{k}.png", size=size)
+    assert any("is cut away" in note and "data.fit=stretch" in note for note in read(tmp_path).notes) == is_told
+    assert not any("is cut away" in note for note in read(tmp_path, fit="stretch").notes)
 
 
 def test_a_test_folder_elsewhere_is_read_like_the_training_data(folder: Path, tmp_path: Path) -> None:
@@ -146,7 +180,12 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_class_folder_is_refused_by_name(folder: Path) -> None:
     (folder / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"Class folder 'nothing' in .* holds no pictures"):
+    with pytest.raises(DataError, match=r"Class folder 'nothing' in .* holds no pictures. Add some"):
+        read(folder)
+    (folder / "nothing" / "a.heic").write_bytes(b"0")
+    with pytest.raises(
+        DataError, match=r"'nothing' in .* holds no pictures, but 1 .heic. Convert those to PNG or JPEG"
+    ):
         read(folder)
 
 
@@ -184,6 +223,23 @@ def test_exif_rotation_is_undone(tmp_path: Path) -> None:
     assert np.array_equal(pictures.read_picture(tmp_path / "phone.png", 40, 3).transpose(1, 2, 0), upright)
 
 
+@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone_once_in_every_format(orientation: int, extension: str, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"a.{extension}"
+    Image.fromarray(stored).save(file, exif=exif, **({"lossless": True} if extension == "webp" else {}))
+    with Image.open(file) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(pictures.read_whole(file, 3), upright)
+    middle = upright[:, :, 2:8] if orientation < 5 else upright[:, 2:8]
+    assert np.array_equal(pictures.read_picture(file, 6, 3), middle)
+    header = pictures.read_header(file)
+    assert (header.height, header.width) == upright.shape[1:] and header.is_turned == (orientation > 4)
+
+
 def test_transparent_pixels_are_white(tmp_path: Path) -> None:
     write(tmp_path / "a.png", colour=(0, 0, 0, 0), mode="RGBA")
     assert pictures.read_picture(tmp_path / "a.png", 40, 3).min() == 255
@@ -198,6 +254,30 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 65535], [257 * 100, 257 * 7]], dtype=np.uint16)).save(tmp_path / "deep.png")
     assert pictures.read_picture(tmp_path / "deep.png", 2, 1)[0].tolist() == [[0, 255], [100, 7]]
     assert pictures.read_header(tmp_path / "deep.png").is_grey
+
+
+@pytest.mark.parametrize(("highest", "white"), [(255, 255), (65535, 65535)])
+def test_32_bits_that_hold_what_8_or_16_could_are_read_as_those(highest: int, white: int, tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, highest], [white // 5, 1]], dtype=np.int32)).save(tmp_path / "deep.tif")
+    assert pictures.read_picture(tmp_path / "deep.tif", 2, 1)[0, 0].tolist() == [0, 255]
+    assert pictures.read_picture(tmp_path / "deep.tif", 2, 1)[0, 1, 0] == 51
+
+
+def test_32_bits_that_hold_more_are_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(pictures.BadPicture, match="levels from 0 to 70000 have no agreed range"):
+        pictures.read_whole(tmp_path / "deep.tif", 1)
+
+
+@pytest.mark.parametrize(("highest", "is_dim"), [(4095, True), (60000, False)])
+def test_deep_pictures_that_are_nearly_black_are_told_of(highest: int, is_dim: bool, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for k in range(3):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 8), highest, dtype=np.uint16)).save(tmp_path / name / f"{k}.png")
+    told = [note for note in read(tmp_path, test=0).notes if "nearly black" in note]
+    assert len(told) == is_dim
+    assert not is_dim or "highest level is 4095. Multiply all their pixels by one factor, such as 16" in told[0]
 
 
 def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
@@ -297,6 +377,18 @@ def test_a_folder_without_pictures_beside_given_splits_does_not_matter(folder: P
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "a.xml").write_text("<a/>")
     assert read(tmp_path).labels == ("blue", "green", "red")
+
+
+def test_links_that_lead_back_are_not_followed(folder: Path) -> None:
+    expected = [len(split) for split in read(folder).splits.values()]
+    (folder / "red" / "all").symlink_to("..")
+    (folder / "red" / "itself").symlink_to("itself")
+    (folder / "red" / "blue").symlink_to("../blue/red")
+    (folder / "blue" / "red").symlink_to("../red")
+    assert recognize(folder) == "image"
+    assert len(images.pictures_in(folder / "red")) == 10
+    (folder / "blue" / "red").unlink()
+    assert [len(split) for split in read(folder).splits.values()] == expected
 
 
 def test_class_folders_are_no_numbers_to_predict(folder: Path) -> None:

@@ -69,6 +69,48 @@ def test_the_values_of_a_mask_are_its_classes(values: tuple[int, ...], tmp_path:
     assert first(found)["target"].unique().tolist() == list(range(1, len(values) + 1))
 
 
+@pytest.mark.parametrize("values", [(0, 1), (0, 300), (0, 1000, 1100)])
+def test_deep_masks_keep_the_values_of_their_file(values: tuple[int, ...], tmp_path: Path) -> None:
+    root = pairs(tmp_path, values=tuple(range(len(values))))
+    for file in (root / "masks").iterdir():
+        with Image.open(file) as image:
+            level = np.asarray(image)
+        Image.fromarray(np.array(values, dtype=np.uint16)[level]).save(file)
+    found = opened(root)
+    assert found.labels == tuple(map(str, values))
+    number = first(found)["input"][:, 0].long() * len(values) // 256 + 1
+    assert torch.equal(first(found)["target"], number.to(torch.uint8))
+    assert first(opened(root, image_size=8))["target"].unique().tolist() == list(range(1, len(values) + 1))
+
+
+def test_a_value_of_one_training_mask_of_many_is_a_class(tmp_path: Path) -> None:
+    root = pairs(tmp_path, n=130, size=(4, 4))
+    write(root / "masks" / "1.png", np.full((4, 4), 7))
+    assert opened(root).labels == ("0", "7", "255")
+
+
+def test_what_is_transparent_in_a_mask_keeps_its_value(tmp_path: Path) -> None:
+    root = pairs(tmp_path)
+    for file in (root / "masks").iterdir():
+        with Image.open(file) as image:
+            level = np.asarray(image)
+        write(file, np.stack([level, level, level, level], -1))
+    assert opened(root).labels == ("#000000", "#ffffff")
+    for file in (root / "masks").iterdir():
+        with Image.open(file) as image:
+            write(file, np.asarray(image) | np.array([255, 255, 255, 0], dtype=np.uint8))
+    with pytest.raises(DataError, match=r"Every target pixel is #ffffff. .* Transparency does not count"):
+        opened(root)
+
+
+def test_deep_pictures_that_are_nearly_black_are_told_of(tmp_path: Path) -> None:
+    root = pairs(tmp_path)
+    for file in (root / "images").iterdir():
+        with Image.open(file) as image:
+            Image.fromarray(np.asarray(image).astype(np.uint16)).save(file)
+    assert any("nearly black" in note for note in opened(root).notes)
+
+
 def test_pixels_of_the_value_to_ignore_are_no_class_and_do_not_count(tmp_path: Path) -> None:
     pairs(tmp_path / "train", values=(0, 1, 255))
     pairs(tmp_path / "test", values=(0, 1, 255))
@@ -78,7 +120,7 @@ def test_pixels_of_the_value_to_ignore_are_no_class_and_do_not_count(tmp_path: P
         batch = first(found, part)
         assert torch.equal(batch["target"], (batch["input"][:, 0].long() * 3 // 256 + 1) % 3)
     write(tmp_path / "test" / "masks" / "0.png", np.full((12, 10), 7))
-    with pytest.raises(DataError, match=r"pixels of value 7, which no training mask has. .* data.ignore"):
+    with pytest.raises(DataError, match=r"value 7, which no training mask has. .* masks that have it; data.ignore=7"):
         opened(tmp_path, ignore=255)
 
 
@@ -102,12 +144,31 @@ def test_a_black_and_white_mask_saved_as_jpeg_still_has_two_classes(tmp_path: Pa
     assert first(found, count=1)["target"][0, :, 40:].unique().tolist() == [2]
 
 
+def test_labels_that_were_blurred_as_jpeg_are_told_of(tmp_path: Path) -> None:
+    for k in range(4):
+        mask = np.zeros((64, 64))
+        mask[np.add.outer(range(64), range(64)) > 50 + k], mask[40:] = 200, 100
+        write(tmp_path / "images" / f"{k}.png", noise(k, 64, 64, 3))
+        write(tmp_path / "masks" / f"{k}.jpg", mask, quality=30)
+    told = next(note for note in opened(tmp_path).notes if note.startswith("targets are pictures"))
+    assert "data.target_kind=class makes masks" in told and "JPEG has blurred the labels" in told
+
+
+def test_targets_that_are_pictures_are_resized_as_those_are(tmp_path: Path) -> None:
+    for k in range(4):
+        for name in ("noisy", "clean"):
+            write(tmp_path / name / f"{k}.png", noise(k, 16, 16))
+    batch = first(opened(tmp_path, image_size=8))
+    assert torch.equal(batch["input"], batch["target"])
+
+
 def test_targets_of_many_values_are_pictures_and_a_setting_makes_masks_of_them(tmp_path: Path) -> None:
     for k in range(4):
         write(tmp_path / "noisy" / f"{k}.png", noise(k, 16, 16))
         write(tmp_path / "clean" / f"{k}.png", noise(9 + k, 16, 16))
     found = opened(tmp_path)
     assert found.target_kind == "pixel_number"
+    assert any("data.kind=image if they are classes" in note for note in found.notes)
     assert first(found)["target"].shape == (2, 1, 16, 16)
     assert opened(tmp_path, target_kind="class").labels == ("0", "255")
     assert opened(pairs(tmp_path / "b"), target_kind="number").target_kind == "pixel_number"
@@ -126,6 +187,36 @@ def test_partners_are_found_by_name_by_all_but_the_last_word_or_by_number(
     inputs: list[str], targets: list[str]
 ) -> None:
     assert match([Path(name) for name in inputs], [Path(name) for name in targets[::-1]]) == [Path(t) for t in targets]
+
+
+def test_partners_are_found_in_folders_of_equal_names(tmp_path: Path) -> None:
+    for place in "ab":
+        pairs(tmp_path / place, n=3, values=(0, 1) if place == "a" else (2, 3))
+        for name in ("images", "masks"):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / name).rename(tmp_path / "data" / name / place)
+    found = opened(tmp_path / "data", validation=0, test=0)
+    assert found.labels == ("0", "1", "2", "3")
+    assert first(found, count=6)["target"].amax((1, 2)).tolist() == [2] * 3 + [4] * 3
+
+
+@pytest.mark.parametrize(("settings", "extension"), [({}, "png"), ({"image_size": 8, "fit": "stretch"}, "tif")])
+def test_a_picture_that_exif_turns_and_its_mask_not_are_refused(settings: Any, extension: str, tmp_path: Path) -> None:
+    root = pairs(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (root / "images").iterdir():
+        with Image.open(file) as image:
+            image.save(file.with_suffix(f".{extension}"), exif=exif)
+        if extension != "png":
+            file.unlink()
+    words = rf"images/0.{extension} is turned by the orientation in its EXIF, and .*masks/0.png is not: .* \(exiftool"
+    with pytest.raises(DataError, match=words):
+        opened(root, **settings)
+    for file in (root / "masks").iterdir():  # drawn on what is seen
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.ROTATE_270).save(file)
+    assert opened(root, **settings).labels == ("0", "255")
 
 
 def test_given_splits_are_used_and_a_region_says_what_is_measured(tmp_path: Path) -> None:
@@ -219,6 +310,10 @@ def no_partner(root: Path) -> None:
     (root / "masks" / "3.png").rename(root / "masks" / "other.png")
 
 
+def two_of_a_name(root: Path) -> None:
+    write(root / "images" / "3.jpg", np.zeros((12, 10)))
+
+
 def other_size(root: Path) -> None:
     write(root / "masks" / "2.png", np.zeros((9, 9)))
 
@@ -245,6 +340,7 @@ def one_value(root: Path) -> None:
     ("mistake", "settings", "words"),
     [
         (no_partner, {}, r"6 pictures in .*images and 6 in .*masks do not pair up by name: images/3.png, masks/other"),
+        (two_of_a_name, {}, r"do not pair up by name: images/3.jpg, images/3.png have one name but for the extension"),
         (other_size, {}, r"images/2.png is 10 x 12 pixels and .*masks/2.png is 9 x 9: .* data.image_size=N"),
         (
             three_folders,

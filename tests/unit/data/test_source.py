@@ -54,6 +54,15 @@ def test_a_folder_of_pickles_is_refused_with_the_reason(tmp_path: Path) -> None:
         recognize(tmp_path)
 
 
+def test_a_trained_model_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_text("{}")
+    for path in (tmp_path, tmp_path / "model"):
+        with pytest.raises(DataError, match=r"is a trained model, and no data. .* weights="):
+            recognize(path)
+
+
 def test_an_archive_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(DataError, match=r"is an archive. Unpack it"):

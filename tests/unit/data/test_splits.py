@@ -51,6 +51,7 @@ def test_without_any_given_split_fifteen_percent_are_held_out_twice() -> None:
     index, notes = splits.divide(splits.plan(config(), ()), 1000, None, 0)
     assert {name: len(found) for name, found in index.items()} == {"train": 700, "validation": 150, "test": 150}
     assert notes[1] == "no test split given: held out 15 % (150 samples), at random, split_seed=0"
+    assert "(1 sample)" in splits.divide(splits.plan(config(), ()), 7, None, 0)[1][0]
 
 
 @pytest.mark.parametrize(("n", "held"), [(1000, 100), (60_000, 5000)])

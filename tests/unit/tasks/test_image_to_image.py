@@ -243,7 +243,7 @@ def test_pictures_without_targets_get_the_same_noise_for_a_step_and_other_noise_
 
 @pytest.mark.parametrize(
     ("values", "mode"),
-    [((0, 255), "L"), ((0, 1, 2), "P"), ((0, 0xFF0000), "RGB")],
+    [((0, 255), "L"), ((0, 1, 2), "P"), ((0, 0xFF0000), "RGB"), ((0, 300, 1100), "I;16")],
 )
 def test_a_mask_is_given_in_the_values_it_was_learned_in_and_dark_ones_can_be_seen(
     values: tuple[int, ...], mode: str
