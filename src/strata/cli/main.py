@@ -123,9 +123,10 @@ def evaluate(run: RunArgument, settings: Settings = None, as_json: AsJson = Fals
     opened = api.Run(run)
     split = options.pop("split", None)
     found = opened.evaluate(split, options.pop("data", None), **options)
-    console(as_json).print("\n".join([f"{found.split}: {shown(found.metrics)}", *found.notes]), highlight=False)
+    measured = f"{found.split}: {shown(found.metrics)} ({found.samples:,} samples)"
+    console(as_json).print("\n".join([measured, *found.notes]), highlight=False, markup=False)
     if as_json:
-        answer({"run": str(run), "metrics": {found.split: found.metrics}})
+        answer({"run": str(run), "metrics": {found.split: found.metrics}, "samples": found.samples})
 
 
 @app.command()
