@@ -136,7 +136,7 @@ def open_data(config: DataConfig) -> Dataset:
     numbered = config.labels == dataset.labels or (dataset.kind == "tags" and {*config.labels} & {*dataset.labels})
     if config.labels and dataset.kind in _ONLY_FOR["labels"] and not numbered:
         idle.append("data.labels has no effect: the data has names for its classes, or no classes")
-    if dataset.kind == "image":
+    if dataset.kind in _ONLY_FOR["augment"]:
         idle += without_effect(config.augment)
     if config.balance and not dataset.class_counts:
         raise ConfigError(f"data.balance draws classes equally often, and {dataset.name!r} has none to tell apart.")
