@@ -231,7 +231,7 @@ def _calibrated(model: nn.Module, task: Task) -> nn.Module:
         )
     with torch.no_grad():
         for parameter in last.parameters():
-            parameter /= task.temperature
+            parameter.div_(task.temperature)
     return model
 
 

@@ -36,6 +36,7 @@ from strata.train import events, loop
 from strata.train.announce import without_effect
 from strata.train.events import Interrupted
 from strata.train.plan import make_plan
+from strata.train.transfer import TransferConfig
 
 IRIS = {
     "data": "iris",
@@ -739,7 +740,7 @@ def test_what_does_not_fit_together_is_refused_before_a_folder_is_made(
         ({"train.schedule": "constant", "train.final": 0.1}, "train.final has no effect with train.schedule=constant."),
         ({"train.step_factor": 0.5}, "train.step_factor has no effect with train.schedule=cosine."),
         ({"train.batch_size": 500}, "Each step takes all 106 samples, which are fewer than train.batch_size=500."),
-        ({"weights.tune": "probe"}, "weights.tune has no effect without weights="),
+        ({"weights.tune": "probe"}, "weights.tune=probe has no effect without weights="),
         (
             {"train.early_stopping": 3, "data.validation": 0},
             "train.early_stopping has no effect: there is no validation",
@@ -753,13 +754,36 @@ def test_a_setting_without_effect_says_so_once(settings: dict[str, object], said
 
 
 def test_what_a_probe_and_a_batch_of_one_leave_undone_is_said() -> None:
-    augment = {"data.augment.mixup": 0.2, "weights": "runs/x-1", "weights.tune": "probe", "train.batch_size": 1}
-    recipe, dataset = strata.recipe("resnet", augment), open_data(DataConfig())
+    recipe = strata.recipe("resnet", {"data.augment.mixup": 0.2, "train.batch_size": 1})
+    recipe = dataclasses.replace(recipe, weights=TransferConfig(source="runs/x-1", tune="probe"))
+    dataset = open_data(DataConfig())
     plan = make_plan(recipe.train, len(dataset.splits["train"]), recipe.task.stages())
     assert [line.split(":")[0] for line in without_effect(recipe, dataset, plan)] == [
         "data.augment has no effect with weights.tune=probe",
         "data.augment.mixup and cutmix have no effect with train.batch_size=1",
     ]
+
+
+def test_a_picture_that_another_stands_in_for_is_a_warning_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("strata.data.images.PIXELS_AT_ONCE", 0)
+    monkeypatch.setattr("strata.data.images.BAD_AT_MOST", 0.2)
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for k in range(20):
+            pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{k}.png")
+    broken = tmp_path / "data" / "cat" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    settings = {"model": "resnet20", "model.depths": "1", "model.width": 4, "train.epochs": 1, "train.device": "cpu"}
+    run = strata.train(str(tmp_path / "data"), settings | {"train.batch_size": 8}, runs=tmp_path)
+    assert run.records[0]["event"] == "started" and run.records[-1]["event"] == "finished"
+    (told,) = [record["message"] for record in run.records if record["event"] == "warned"]
+    assert "cat/3.png cannot be read" in told and "another picture stands in for it" in told
+    assert (run.folder / "log.txt").read_text().count("another picture stands in for it") == 1
+    assert "stands in" not in capsys.readouterr().err  # the command line shows a warning of the run
 
 
 def test_classes_that_held_out_data_lacks_are_noted_and_what_is_not_measured(tmp_path: Path) -> None:
