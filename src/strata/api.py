@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import os
@@ -9,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from strata import models, recipes, weights
 from strata.checkpoint.files import read_json
 from strata.config import flat, override
 from strata.data.tokens import TextPreprocess
-from strata.errors import ConfigError, DataError, RunError, suggest
+from strata.errors import ConfigError, DataError, RunError, WeightsError, suggest
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
+from strata.tasks import Task
+from strata.tasks.classify import Classify
 from strata.train import loop
 from strata.train.events import Event, Failed, Interrupted, Observer
 from strata.train.recipe import Recipe
@@ -171,22 +175,64 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
         to: "huggingface" (or "hf"), a folder that transformers opens with ``from_pretrained``, or "torchvision", a
             safetensors file of a state dict.
 
+    A calibrated classifier's temperature goes into the head of what is written, so that its probabilities are the
+    run's. What cannot go along, a threshold and answers from mirrored pictures, is logged as a warning.
     Raises ConfigError for another layout, WeightsError for a model that has no counterpart there.
     """
     to = "huggingface" if to == "hf" else to
     if to not in LAYOUTS:
         raise ConfigError(f"There is no layout {to!r} to export to. There is: {', '.join(LAYOUTS)}.")
     trained = predictor(run)
+    model = _calibrated(trained.model, trained.task)
+    stays = _beside_scores(trained.task)
     if to == "torchvision":
-        return weights.write_torchvision(out, trained.model)
+        written = weights.write_torchvision(out, model)
+    else:
+        written = _export_huggingface(trained, model, out)
+    if stays:
+        logger.warning("Not in the exported model, which answers without: %s.", ", ".join(stays))
+    return written
+
+
+def _export_huggingface(trained: Predictor, model: nn.Module, out: Path | str) -> Path:
     text = getattr(trained.preprocess, "text", trained.preprocess)
     if isinstance(text, TextPreprocess):
         special = {"start": text.start, "end": text.end, "pad": text.pad}
-        folder = weights.write_huggingface(out, trained.model, None, trained.context.labels, special=special)
+        folder = weights.write_huggingface(out, model, None, trained.context.labels, special=special)
         text.write_huggingface(folder)
         return folder
     prepared = {field.name: getattr(trained.preprocess, field.name) for field in dataclasses.fields(trained.preprocess)}
-    return weights.write_huggingface(out, trained.model, prepared, trained.context.labels)
+    return weights.write_huggingface(out, model, prepared, trained.context.labels)
+
+
+def _beside_scores(task: Task) -> list[str]:
+    """Return the settings of a task that change answers after the model has given its scores."""
+    if not isinstance(task, Classify):
+        return []
+    said = ["task.flip_test"] if task.flip_test else []
+    if task.threshold is not None:
+        said.append(f"task.specificity, whose threshold is {task.threshold:.4g}")
+    return said
+
+
+def _calibrated(model: nn.Module, task: Task) -> nn.Module:
+    """Return a model whose scores are what the task makes probabilities of: those of its head by the temperature.
+
+    Raises WeightsError where the head ends in no linear layer.
+    """
+    if not isinstance(task, Classify) or task.temperature == 1.0:
+        return model
+    model = copy.deepcopy(model)
+    head: Any = model.head
+    last = [layer for layer in head.modules() if not list(layer.children())][-1]
+    if not isinstance(last, nn.Linear):
+        raise WeightsError(
+            f"The temperature of task.calibrate cannot go into a head that ends in {type(last).__name__}."
+        )
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.div_(task.temperature)
+    return model
 
 
 LAYOUTS = ("huggingface", "torchvision")

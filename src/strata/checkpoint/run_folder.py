@@ -25,8 +25,10 @@ class RunFolder:
         self.path = Path(path)
         self._lock: int | None = None
         if not self.path.exists():
-            near = sorted(p.name for p in self.path.parent.glob("*") if (p / "recipe.json").exists())
-            there = f" Runs there: {', '.join(near[-8:])}." if near else ""
+            near = [file for file in self.path.parent.glob("*/recipe.json") if file.is_file()]
+            newest = sorted(near, key=lambda file: file.stat().st_mtime_ns, reverse=True)[:8]
+            more = ", ..." if len(near) > len(newest) else ""
+            there = f" Runs there: {', '.join(file.parent.name for file in newest)}{more}." if near else ""
             raise RunError(f"There is no run at {self.path}.{there}")
         if not (self.path / "recipe.json").is_file():
             raise RunError(f"{self.path} is not a run: it holds no recipe.json.")

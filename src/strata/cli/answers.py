@@ -69,8 +69,19 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bool) -> tuple[int, int]:
+NAME_AT_MOST = 60
+"""Characters of an input in a line on a terminal; elsewhere it is whole."""
+_POSITIVE = {"class": "label", "class_probability": "probability", "threshold": "threshold", "found": "found"}
+"""Columns that say whether the class to be found counts as found, and the answer's names for them."""
+
+
+def show(
+    found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bool, detects: bool = False
+) -> tuple[int, int]:
     """Print answers as they come, none of them kept; return how many there were, and how many inputs were not read.
+
+    Args:
+        detects: answers say of one class whether it counts as found, for which CSV then has columns.
 
     JSON is one object on one line, ``{"predictions": [...], "failed": 0}``, written piece by piece. Where something
     raises in between, the line is ended as it is, so that what went wrong is a line of its own.
@@ -78,7 +89,8 @@ def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bo
     count = failed = 0
     table = csv.writer(sys.stdout) if as_csv and not as_json else None
     if table is not None:
-        table.writerow(["input", "answer", "probability"])
+        table.writerow(["input", "answer", "probability", *(_POSITIVE if detects else ())])
+    room = NAME_AT_MOST if sys.stdout.isatty() else None
     try:
         for item in found:
             count += 1
@@ -91,10 +103,12 @@ def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bo
                 sys.stdout.write('{"predictions": [' if count == 1 else ", ")
                 sys.stdout.write(json.dumps({"input": name} | item, ensure_ascii=False))
             elif table is not None:
-                table.writerows([name, *row] for row in rows)
+                positive = item.get("positive", {})
+                more = [positive.get(name, "") for name in _POSITIVE.values()] if detects else []
+                table.writerows([name, *row, *more] for row in rows)
             else:
                 words = ", ".join(f"{text} {p:.1%}" if isinstance(p, float) else text for text, p in rows)
-                sys.stdout.write(f"{' '.join(name.split())[:60]}: {words}\n")
+                sys.stdout.write(f"{_shortened(' '.join(name.split()), room)}: {words}{_positive(item)}\n")
     except BaseException:
         if as_json and count:
             sys.stdout.write("\n")
@@ -102,6 +116,22 @@ def show(found: Iterable[dict[str, Any]], *, top: int, as_json: bool, as_csv: bo
     if as_json:
         sys.stdout.write(("" if count else '{"predictions": [') + f'], "failed": {failed}}}\n')
     return count, failed
+
+
+def _shortened(name: str, room: int | None) -> str:
+    """Return an input's name in so many characters: of a file the end, which tells it from others, else the start."""
+    if room is None or len(name) <= room:
+        return name
+    return "…" + name[1 - room :] if is_file(Path(name)) else name[: room - 1] + "…"
+
+
+def _positive(item: dict[str, Any]) -> str:
+    """Say whether the class to be found counts as found, which the likeliest label may contradict."""
+    if "positive" not in item:
+        return ""
+    one = item["positive"]
+    verb = "found" if one["found"] else "not found"
+    return f"; {one['label']} {verb} ({one['probability']:.1%}, from {one['threshold']:.1%})"
 
 
 def write_pictures(found: Iterable[dict[str, Any]], out: Path | None, run: Path) -> Iterator[dict[str, Any]]:

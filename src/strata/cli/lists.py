@@ -121,7 +121,9 @@ def data(console: Console, answer: Answer, path: str | None, settings: dict[str,
         found = open_data(config)
         lines = {name: len(split) for name, split in found.splits.items()}
         console.print(
-            f"{found.name}: {found.kind}; " + ", ".join(f"{n:,} {k}" for k, n in lines.items()), highlight=False
+            f"{found.name}: {found.kind}; " + ", ".join(f"{n:,} {k}" for k, n in lines.items()),
+            highlight=False,
+            markup=False,
         )
         for note in found.notes:
             console.print(f"  {note}", highlight=False, markup=False)

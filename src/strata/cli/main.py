@@ -82,7 +82,7 @@ def train(
     out = console(as_json)
     recipe, reason = api.choose(what, given)
     if reason:
-        out.print(reason, highlight=False)
+        out.print(reason, highlight=False, markup=False, soft_wrap=True)
     with stopping_well(as_json), watching(out) as observer:
         run = api.train(recipe, observers=[observer], command=command_line())
     _conclude(run, out, as_json)
@@ -99,15 +99,19 @@ def resume(run: RunArgument, settings: Settings = None, as_json: AsJson = False)
     with stopping_well(as_json), watching(out) as observer:
         done = api.resume(run, split_settings(settings), observers=[observer])
     if before is not None and not settings:
-        out.print(f"{run} had finished already; train.steps=N or train.epochs=N makes it longer.", highlight=False)
+        out.print(
+            f"{run} had finished already; train.steps=N or train.epochs=N makes it longer.",
+            highlight=False,
+            markup=False,
+        )
     _conclude(done, out, as_json)
 
 
 def _conclude(run: Any, out: Any, as_json: bool) -> None:
     finished = run.finished
-    out.print(f"Report    {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(f"Report    {run.folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     use = f"generate {run.folder}" if run.recipe.task.generates else f"predict {run.folder} INPUT..."
-    out.print(f"Use it    strata {use}", highlight=False, soft_wrap=True)
+    out.print(f"Use it    strata {use}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         kept = ("metrics", "seconds", "samples_per_second", "tokens_per_second", "steps", "device", "precision")
         answer({"run": str(run.folder)} | {key: finished[key] for key in kept if key in finished})
@@ -123,9 +127,10 @@ def evaluate(run: RunArgument, settings: Settings = None, as_json: AsJson = Fals
     opened = api.Run(run)
     split = options.pop("split", None)
     found = opened.evaluate(split, options.pop("data", None), **options)
-    console(as_json).print("\n".join([f"{found.split}: {shown(found.metrics)}", *found.notes]), highlight=False)
+    measured = f"{found.split}: {shown(found.metrics)} ({found.samples:,} samples)"
+    console(as_json).print("\n".join([measured, *found.notes]), highlight=False, markup=False)
     if as_json:
-        answer({"run": str(run), "metrics": {found.split: found.metrics}})
+        answer({"run": str(run), "metrics": {found.split: found.metrics}, "samples": found.samples})
 
 
 @app.command()
@@ -149,7 +154,8 @@ def predict(
         raw = list(raw)
     found = answers.write_pictures(predictor.predict(raw), out, run)
     with counting(console(True), len(raw) if isinstance(raw, list) else None) as counted:
-        count, failed = answers.show(counted(found), top=top, as_json=as_json, as_csv=as_csv)
+        detects = getattr(predictor.task, "threshold", None) is not None
+        count, failed = answers.show(counted(found), top=top, as_json=as_json, as_csv=as_csv, detects=detects)
     if failed:
         were = "was" if failed == 1 else "were"
         console(True).print(
@@ -245,7 +251,7 @@ def export(
     from strata import api
 
     written = api.export(run, to, out)
-    console(as_json).print(f"Written   {written}", highlight=False, soft_wrap=True)
+    console(as_json).print(f"Written   {written}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         answer({"run": str(run), "to": to, "out": str(written)})
 
@@ -346,7 +352,7 @@ def stopping_well(as_json: bool) -> Iterator[None]:
     try:
         yield
     except Interrupted as stopped:
-        console(True).print(str(stopped), highlight=False, soft_wrap=True)
+        console(True).print(str(stopped), highlight=False, markup=False, soft_wrap=True)
         if as_json:
             answer({"run": str(stopped.folder), "interrupted": True, "steps": stopped.step})
         raise typer.Exit(128 + stopped.signal) from None

@@ -147,10 +147,16 @@ def open_idx(path: Path, config: DataConfig, *, name: str = "", labels: tuple[st
     return from_parts(name or path.name, read_idx_parts(path), config, labels=labels, path=path, again=read_idx_parts)
 
 
+def npz_of(path: Path) -> Path:
+    """Return the npz archive at a path: itself, or the one that the folder holds."""
+    if not path.is_dir():
+        return path
+    return next(Path(entry.path) for entry in images.visible(path) if entry.name.lower().endswith(".npz"))
+
+
 def open_npz(path: Path, config: DataConfig) -> Dataset:
     """Read an npz archive, or a folder that holds one, as a data set. Raises DataError."""
-    if path.is_dir():
-        path = next(Path(entry.path) for entry in images.visible(path) if entry.name.lower().endswith(".npz"))
+    path = npz_of(path)
     parts, unused = read_npz_parts(path)
     notes = [f"arrays not used: {', '.join(unused)}"] if unused else []
     return from_parts(path.stem, parts, config, path=path, notes=notes, again=lambda other: read_npz_parts(other)[0])
@@ -268,6 +274,14 @@ def _pictures(
         notes=[*notes, *targets.notes],
         details={"path": str(path)} if path else {},
     )
+
+
+def squares(parts: Sequence[np.ndarray], where: str, side: int, channels: int, framing: pictures.Framing) -> Tensor:
+    """Return arrays of pictures one after the other as uint8 (N, C, S, S). Raises DataError for what is no picture."""
+    if not {array.ndim for array in parts} <= {3, 4}:
+        raise DataError(f"{where} holds no pictures, which are (N, H, W) or (N, H, W, C).")
+    stretch = _stretch(parts, where)
+    return torch.cat([_resize(_channels_first(stretch(array), where), side, channels, framing) for array in parts])
 
 
 def _stretch(arrays: Sequence[np.ndarray], where: str) -> Any:

@@ -125,7 +125,7 @@ def open_data(config: DataConfig) -> Dataset:
             dataset = dataset.replace(notes=(note, *dataset.notes))
     else:
         path = _existing(config.source)
-        form = _form_of(path, config.kind)
+        form = form_of(path, config.kind)
         dataset = _OPENERS[form](path, config)
         _check_kind(config, dataset.kind)
     idle = [
@@ -136,7 +136,7 @@ def open_data(config: DataConfig) -> Dataset:
     numbered = config.labels == dataset.labels or (dataset.kind == "tags" and {*config.labels} & {*dataset.labels})
     if config.labels and dataset.kind in _ONLY_FOR["labels"] and not numbered:
         idle.append("data.labels has no effect: the data has names for its classes, or no classes")
-    if dataset.kind == "image":
+    if dataset.kind in _ONLY_FOR["augment"]:
         idle += without_effect(config.augment)
     if config.balance and not dataset.class_counts:
         raise ConfigError(f"data.balance draws classes equally often, and {dataset.name!r} has none to tell apart.")
@@ -156,7 +156,7 @@ def recognize(source: str | Path) -> str:
     if entry is not None:
         return entry.kind
     path = _existing(str(source))
-    form = _form_of(path, None)
+    form = form_of(path, None)
     if form == "npz":
         return _kind_of_npz(path)
     return _KIND_OF[form]
@@ -183,7 +183,7 @@ def _existing(source: str) -> Path:
     return path
 
 
-def _form_of(path: Path, kind: str | None) -> str:
+def form_of(path: Path, kind: str | None) -> str:
     """Return the name of the reader for a path."""
     if kind is None and text_pairs.are_parallel(path):
         return "text_pairs"

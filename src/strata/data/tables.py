@@ -397,7 +397,7 @@ def _build(
         if lacking:
             raise DataError(f"{table.where}, the {part} split, lacks column {lacking[0]!r} that the training data has.")
 
-    raw_targets = {part: _target_values(table, target, train.decimal) for part, table in parts.items()}
+    raw_targets = {part: target_values(table.columns[target], train.decimal) for part, table in parts.items()}
     targets = read_targets(
         raw_targets,
         config,
@@ -495,9 +495,34 @@ def _build(
     )
 
 
-def _target_values(table: Table, target: str, decimal: str) -> np.ndarray:
-    """Return the target's values: float64 where all are numbers, else objects with None where missing."""
-    values = table.columns[target]
+def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
+    """Return the rows of several tables one after the other, of these columns."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {name: _chained([table.columns[name] for table in parts]) for name in names}
+    return Table(columns, sum(table.rows for table in parts), parts[0].where, decimal=parts[0].decimal)
+
+
+def of_arrays(input_NF: np.ndarray, target_N: np.ndarray | None, learned: TablePreprocess, where: str) -> Table:
+    """Return arrays as a table with the columns of a model. Raises DataError for another number of them."""
+    if input_NF.ndim != 2 or input_NF.shape[1] != len(learned.inputs) or target_N is None:
+        raise DataError(
+            f"{where} holds samples of shape {input_NF.shape[1:]}{' without targets' * (target_N is None)}; the model "
+            f"reads {len(learned.inputs)} features, and a target says what is right."
+        )
+    found = {name: input_NF[:, k] for k, name in enumerate(learned.inputs)}
+    return Table(found | {learned.target: target_N}, len(input_NF), where)
+
+
+def encoded(table: Table, learned: TablePreprocess, target_N: torch.Tensor) -> TensorSplit:
+    """Return a table's rows as a model reads them. Raises DataError for a value that is not of its column's kind."""
+    parts = [column.encode(_typed(table, column.name, column.kind, table.decimal)) for column in learned.columns]
+    input_NF = torch.from_numpy(np.concatenate(parts, axis=1))
+    return TensorSplit(input_NF, target_N, _describer(table, torch.arange(table.rows), learned.target))
+
+
+def target_values(values: Any, decimal: str) -> np.ndarray:
+    """Return a target column's values: float64 where all are numbers, else objects with None where missing."""
     if isinstance(values, np.ndarray):
         return values
     if _kind_of(values, decimal) == "number":

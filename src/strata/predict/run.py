@@ -21,6 +21,7 @@ from strata.checkpoint.run_folder import RunFolder
 from strata.config import from_json
 from strata.data import load_preprocess, open_data
 from strata.data.dataset import Dataset
+from strata.data.measured import open_measured
 from strata.data.preprocess import ImagePreprocess
 from strata.device import Setup, decide
 from strata.errors import ConfigError, DataError, RunError
@@ -339,25 +340,16 @@ class Run:
 
         Args:
             split: "train", "validation" or "test"; the test split, else validation, when None.
-            data: a path; all its splits together are no one's test set, so its own "test", else everything, is taken.
+            data: a path; its own "test" is taken, else everything. Pictures and tables are read as the model's own
+                preprocessing reads, and the training data may be gone; texts and pairs are read beside it.
 
         Raises RunError for data that changed since the run, or that is of other classes or characters.
         """
         predictor, recipe = self.predictor(**options), self.recipe
-        config = recipe.data
-        if data is not None:
-            if split not in (None, "test"):
-                raise ConfigError(f"split={split} has no meaning with data=PATH, which is measured as test data.")
-            config = dataclasses.replace(config, test=str(Path(data).resolve()))
-            split = "test"
-        text = getattr(predictor.preprocess, "text", predictor.preprocess)
-        if getattr(text, "tokenizer", "") or config.tokenizer is not None:
-            # As it was learned: trained again it would be the same and take its time, and a folder may be gone
-            config = dataclasses.replace(
-                config, tokenizer=str(self._folder.model), tokens=None, vocab_size=None, lowercase=False
-            )
-        dataset = open_data(config)
-        self._check_same(dataset, predictor, whole=data is None)
+        if data is not None and split not in (None, "test"):
+            raise ConfigError(f"split={split} has no meaning with data=PATH, which is measured as test data.")
+        dataset = self._open(predictor, None if data is None else Path(data).expanduser().resolve())
+        split = split if data is None else "test"
         chosen = split or ("test" if "test" in dataset.splits else "validation")
         if chosen not in dataset.splits:
             raise DataError(f"Data {dataset.name!r} has no split {chosen!r}. It has: {', '.join(dataset.splits)}.")
@@ -374,11 +366,36 @@ class Run:
             predictor.context,
             batch_size=batch_size,
         )
-        return dataclasses.replace(found, split=chosen, notes=tuple(predictor.task.signatures(dataset, chosen)))
+        notes = tuple(predictor.task.signatures(dataset, chosen))
+        return dataclasses.replace(found, split=chosen, samples=len(windows), notes=notes)
+
+    def _open(self, predictor: Predictor, other: Path | None) -> Dataset:
+        """Return the run's data, or other data as its model reads it."""
+        config, started = self.recipe.data, self._started
+        if other is not None and other != Path(config.source).expanduser().resolve():
+            kind = started["data"]["kind"] if started is not None else str(config.kind)
+            found = open_measured(other, kind, predictor.preprocess, predictor.context.labels, config)
+            if found is not None:
+                return found
+        if other is not None:
+            config = dataclasses.replace(config, test=str(other))
+        text = getattr(predictor.preprocess, "text", predictor.preprocess)
+        if getattr(text, "tokenizer", "") or config.tokenizer is not None:
+            # As it was learned: trained again it would be the same and take its time, and a folder may be gone
+            config = dataclasses.replace(
+                config, tokenizer=str(self._folder.model), tokens=None, vocab_size=None, lowercase=False
+            )
+        dataset = open_data(config)
+        self._check_same(dataset, predictor, whole=other is None)
+        return dataset
+
+    @property
+    def _started(self) -> dict[str, Any] | None:
+        return next((record for record in self.records if record["event"] == "started"), None)
 
     def _check_same(self, dataset: Dataset, predictor: Predictor, *, whole: bool) -> None:
         """Refuse data in which a number means another class or character than the model learned."""
-        started = next((r for r in self.records if r["event"] == "started"), None)
+        started = self._started
         if whole and started is not None and started["data"]["fingerprint"] != dataset.fingerprint:
             raise RunError(f"The data of {self.folder} changed since it was trained. Measure on other data: data=PATH.")
         learned, found = predictor.preprocess, dataset.preprocess

@@ -169,6 +169,7 @@ def mistakes(history: History) -> Record | None:
                 **_both_sides(mistake, is_number),
                 "confidence": None if confidence is None or is_number else confidence,
                 "sample": mistake.get("sample"),
+                "place": mistake.get("place"),
             }
         )
     with_pictures = [mistake for mistake in shown if mistake["picture"] is not None]

@@ -119,6 +119,8 @@ class Evaluation:
     per_sample: dict[str, Tensor] = field(default_factory=dict)
     split: str = ""
     """Which it was, where it was chosen for the caller."""
+    samples: int = 0
+    """How many were measured, where it was chosen for the caller; windows of a text."""
     notes: tuple[str, ...] = ()
     """What another needs to know to get the same numbers; see `Task.signatures`."""
 

@@ -114,7 +114,8 @@ class Classify(Task):
         taken = losses.options(self.loss)
         for option in ("label_smoothing", "class_weights"):
             if getattr(self, option) and option not in taken:
-                raise ConfigError(f"task.{option} has no meaning for task.loss={self.loss}.")
+                off = {"label_smoothing": 0, "class_weights": "none"}[option]
+                raise ConfigError(f"task.{option} has no meaning for task.loss={self.loss}. Set task.{option}={off}.")
         self._check_measures(dataset)
         positive = self._positive(dataset.labels)
         if self.specificity is not None and positive is None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 
+import torch
 from torch import nn
 
 from strata.checkpoint.run_folder import RunFolder
+from strata.data.augment import AugmentConfig
 from strata.data.dataset import Dataset
+from strata.data.files import NAMED
+from strata.data.splits import HELD_OUT
 from strata.device import Setup, versions
 from strata.models import family_of
 from strata.train import events
@@ -45,7 +49,7 @@ def started(
             "splits": {name: len(split) for name, split in dataset.splits.items()},
             "labels": list(dataset.labels),
             "class_counts": list(dataset.class_counts),
-            "notes": [*dataset.notes, *recipe.task.notes(dataset)],
+            "notes": [*dataset.notes, *recipe.task.notes(dataset), *absent_classes(recipe, dataset)],
             "repeated": dict(dataset.repeated),
             "fingerprint": dataset.fingerprint,
         },
@@ -94,8 +98,38 @@ def without_effect(recipe: Recipe, dataset: Dataset, plan: Plan | None = None) -
     if train.early_stopping is not None and (recipe.task.main_metric is None or "validation" not in dataset.splits):
         lines.append("train.early_stopping has no effect: there is no validation metric to watch.")
     if plan is not None and train.batch_size != "full" and plan.batch_size < train.batch_size:
-        lines.append(f"train.batch_size={train.batch_size} is more than all {plan.batch_size} samples.")
+        lines.append(
+            f"Each step takes all {plan.batch_size} samples, which are fewer than train.batch_size={train.batch_size}."
+        )
+    augment, weights = recipe.data.augment, recipe.weights
+    if weights.source is None and weights.tune != "full":
+        lines.append(f"weights.tune={weights.tune} has no effect without weights=, from which a model begins.")
+    if weights.source is not None and weights.tune == "probe" and augment != AugmentConfig():
+        lines.append("data.augment has no effect with weights.tune=probe: features are of the pictures as they are.")
+    if plan is not None and plan.samples_per_step == 1 and (augment.mixup or augment.cutmix):
+        lines.append("data.augment.mixup and cutmix have no effect with train.batch_size=1: there is no other to mix.")
     return lines
+
+
+def absent_classes(recipe: Recipe, dataset: Dataset) -> list[str]:
+    """Return a note for each held-out split in which classes are missing, and what is therefore not measured."""
+    notes = []
+    positive = getattr(recipe.task, "positive_class", None)
+    for name in HELD_OUT:
+        target_N = getattr(dataset.splits.get(name), "target", None)
+        if dataset.target_kind != "class" or target_N is None or target_N.ndim != 1:
+            continue
+        counts = torch.bincount(target_N.cpu(), minlength=len(dataset.labels)).tolist()
+        absent = [label for label, count in zip(dataset.labels, counts, strict=True) if count == 0]
+        if absent:
+            listed = ", ".join(map(repr, absent[:NAMED])) + (", ..." if len(absent) > NAMED else "")
+            found = positive is not None and counts[positive] == 0
+            left_out = ", and how well it is found (AUROC, sensitivity) is left out" if found else ""
+            notes.append(
+                f"the {name} split holds no sample of {listed}, of which it measures nothing{left_out}; "
+                f"a greater data.{name} may hold some"
+            )
+    return notes
 
 
 def now() -> str:

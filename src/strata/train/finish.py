@@ -98,10 +98,19 @@ def write_mistakes(findings: Findings, split: Split, folder: RunFolder, dataset:
         input_N = split.gather(number_N, torch.zeros_like(number_N))["input"]
         describe: Any = getattr(split, "describe", lambda number: {})
         for k, mistake in enumerate(findings.mistakes):
-            mistake |= {key: value for key, value in describe(mistake["sample"]).items() if key in ("row", "place")}
+            said = describe(mistake["sample"])
+            mistake |= {key: value for key, value in said.items() if key in ("row", "place")}
+            if "file" in said:
+                mistake["place"] = _below(Path(said["file"]), dataset)
             if dataset.kind == "image":
                 (folder.samples / "mistakes").mkdir(parents=True, exist_ok=True)
                 to_picture(input_N[k]).save(folder.samples / "mistakes" / f"{k}.png")
                 mistake["file"] = f"samples/mistakes/{k}.png"
         found["mistakes"] = findings.mistakes
     return found
+
+
+def _below(file: Path, dataset: Dataset) -> str:
+    """Return a sample's file as a person finds it: below the folder of the data, or whole where it lies elsewhere."""
+    root = Path(dataset.details.get("path", ""))
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)

@@ -7,7 +7,9 @@ import errno
 import logging
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import torch
 
@@ -63,12 +65,55 @@ def shortages_explained(folder: RunFolder, plan: Plan) -> Iterator[None]:
         ) from error
 
 
+class _Kept(logging.Handler):
+    """Keeps warnings until they are taken; any thread may log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: deque[logging.LogRecord] = deque()
+        self.addFilter(lambda record: record.levelno == logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+_kept: ContextVar[_Kept | None] = ContextVar("warnings of a run", default=None)
+
+
+@contextlib.contextmanager
+def warnings_kept() -> Iterator[None]:
+    """Keep what the library warns of, also before there is a folder to write it to, for `taken_warnings`.
+
+    What nobody took, since the run never began, goes where Python sends it without a handler.
+    """
+    kept, logger = _Kept(), logging.getLogger("strata")
+    token = _kept.set(kept)
+    logger.addHandler(kept)
+    try:
+        yield
+    finally:
+        logger.removeHandler(kept)
+        _kept.reset(token)
+        if logging.lastResort is not None and not logger.hasHandlers():
+            for record in kept.records:
+                logging.lastResort.handle(record)
+
+
+def taken_warnings() -> Iterator[str]:
+    """Yield what was warned of since it was last asked for."""
+    kept = _kept.get()
+    while kept is not None and kept.records:
+        yield kept.records.popleft().getMessage()
+
+
 @contextlib.contextmanager
 def logging_to(folder: RunFolder) -> Iterator[None]:
-    """Send what the library logs to the run's log.txt too."""
+    """Send what the library logs to the run's log.txt too; warnings that are kept get there as the run's own."""
     handler = logging.FileHandler(folder.log, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.setLevel(logging.INFO)
+    if _kept.get() is not None:
+        handler.addFilter(lambda record: record.levelno != logging.WARNING)
     logger = logging.getLogger("strata")
     logger.addHandler(handler)
     try:

@@ -40,7 +40,7 @@ from strata.train.evaluate import batch_size_for, evaluate
 from strata.train.events import Interrupted, Observer
 from strata.train.finish import draw_sample, save_model, write_mistakes
 from strata.train.finite import find_culprit, not_finite
-from strata.train.guards import listening, logging_to, shortages_explained
+from strata.train.guards import listening, logging_to, shortages_explained, taken_warnings, warnings_kept
 from strata.train.optim import build_optimizer, clip_gradients, penalty_gradients
 from strata.train.plan import make_plan
 from strata.train.probe import feature_splits
@@ -55,6 +55,7 @@ FIRST_LOOK = 2000
 """Training samples that weights which begin as the data says may look at."""
 
 
+@warnings_kept()
 def train(recipe: Recipe, *, runs: Path | str = "runs", observers: Sequence[Observer] = (), command: str = "") -> Path:
     """Train a recipe in a new folder under ``runs`` and return the folder.
 
@@ -71,6 +72,7 @@ def train(recipe: Recipe, *, runs: Path | str = "runs", observers: Sequence[Obse
         folder.unlock()
 
 
+@warnings_kept()
 def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dict[str, str] | None = None) -> Path:
     """Continue a run from its newest whole checkpoint, as if it had never stopped.
 
@@ -703,8 +705,10 @@ class Training:
             self.clock = None
 
     def _emit(self, event: events.Event) -> None:
-        for observer in self.observers:
-            observer(event)
+        said = () if isinstance(event, events.Started | events.Resumed) else taken_warnings()  # those two come first
+        for each in (*(events.Warned(step=self.state.step, message=message) for message in said), event):
+            for observer in self.observers:
+                observer(each)
 
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:

@@ -29,6 +29,10 @@ def their_activation(name: str) -> str:
     return found
 
 
+REMEDIES = {"stem": " Train with model.stem=imagenet and a data.image_size that suits it, such as 64 or more."}
+"""What to do where a setting of ours has no counterpart there."""
+
+
 class Settings:
     """The settings of one model.
 
@@ -50,6 +54,7 @@ class Settings:
         if key in self.values and self.values[key] != only:
             raise WeightsError(
                 f"{self.model} with {key}={self.values[key]!r} is not supported; only {key}={only!r} is."
+                + REMEDIES.get(key, "")
             )
 
     def one_of(self, key: str, default: str, allowed: Mapping[str, T]) -> T:

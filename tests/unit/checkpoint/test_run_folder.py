@@ -38,6 +38,14 @@ def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path: Path) -> None:
         create(tmp_path / "runs", "mlp")
 
 
+def test_the_newest_runs_nearby_are_named(tmp_path: Path) -> None:
+    for number in range(1, 12):
+        make(tmp_path)
+        os.utime(tmp_path / f"mlp-{number}" / "recipe.json", (number, number))
+    with pytest.raises(RunError, match=r"Runs there: mlp-11, mlp-10, mlp-9, mlp-8, mlp-7, mlp-6, mlp-5, mlp-4, \.\.\."):
+        RunFolder(tmp_path / "mlp-99")
+
+
 def test_what_is_no_run_is_refused_and_runs_nearby_are_named(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(RunError, match=r"There is no run at .*mlp-7\. Runs there: mlp-1"):

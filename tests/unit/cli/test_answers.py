@@ -93,6 +93,47 @@ def test_answers_are_shown_one_a_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert answer["predictions"][1] == {"input": "row 2", "value": 3.25}
 
 
+def test_a_class_that_counts_as_found_from_a_threshold_is_told_in_words_and_in_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = {"label": "healthy", "top": [{"label": "healthy", "probability": 0.711}]}
+    sick = {"label": "sick", "probability": 0.289, "threshold": 0.287}
+    found: list[dict[str, Any]] = [
+        {"input": "a.png", **answer, "positive": sick | {"found": True}},
+        {"input": "b.png", "error": "gone"},
+        {"input": "c.png", **answer, "positive": sick | {"threshold": 0.3, "found": False}},
+    ]
+    show(iter(found), top=1, as_json=False, as_csv=False, detects=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "a.png: healthy 71.1%; sick found (28.9%, from 28.7%)",
+        "b.png: not read: gone",
+        "c.png: healthy 71.1%; sick not found (28.9%, from 30.0%)",
+    ]
+    show(iter(found), top=1, as_json=False, as_csv=True, detects=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "input,answer,probability,class,class_probability,threshold,found",
+        "a.png,healthy,0.711,sick,0.289,0.287,True",
+        "b.png,not read: gone,,,,,",
+        "c.png,healthy,0.711,sick,0.289,0.3,False",
+    ]
+
+
+def test_a_long_name_is_whole_but_on_a_terminal_which_shows_the_end_of_a_file_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ("x" * 80) / "scan 17.png"
+    file.parent.mkdir()
+    file.write_bytes(b"")
+    found = [{"input": str(file), "value": 1.0}, {"input": "It was good. " * 9, "value": 2.0}]
+    show(iter(found), top=1, as_json=False, as_csv=False)
+    assert capsys.readouterr().out.splitlines()[0] == f"{file}: 1"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show(iter(found), top=1, as_json=False, as_csv=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("…xxx") and first.endswith("xxx/scan 17.png: 1") and len(first) == 63
+    assert second.startswith("It was good. It") and second.endswith("…: 2") and len(second) == 63
+
+
 def test_json_is_whole_without_answers_and_broken_off_before_what_went_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

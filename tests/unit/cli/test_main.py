@@ -185,6 +185,17 @@ def test_a_wrong_word_gets_one_line_and_exit_code_2(words: tuple[str, ...], said
     assert not Path("runs").exists()
 
 
+def test_brackets_in_a_name_are_printed_as_they_are(strata_command: Command) -> None:
+    for label in ("cat", "dog"):
+        Path("set[v2]", label).mkdir(parents=True)
+        for k in range(8):
+            Image.fromarray(np.full((8, 8), 20 * k, dtype=np.uint8)).save(f"set[v2]/{label}/{k}.png")
+    found = strata_command("data", "set[v2]")
+    assert found.out.startswith("set[v2]: image; ")
+    found = strata_command("train", "set[v2]", *NET, *QUICK, "name=x")
+    assert "set[v2] holds data of kind 'image': recipe 'resnet'" in found.out
+
+
 def test_an_interruption_outside_training_is_no_traceback(
     strata_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from strata.data import DataConfig, open_data
 from strata.data.augment import AugmentConfig, augment, without_effect
 from strata.data.policies import OPERATIONS, RANDAUGMENT, TRIVIAL_WIDE, Reach, erase, operate, randaugment
 
@@ -177,3 +178,8 @@ def test_a_setting_without_effect_is_said(settings: dict[str, Any], name: str) -
     assert without_effect(AugmentConfig(policy="randaugment", policy_ops=3)) == []
     said = without_effect(dataclasses.replace(AugmentConfig(), **settings))
     assert len(said) == 1 and said[0].startswith(f"data.augment.{name} has no effect")
+
+
+def test_a_setting_without_effect_is_said_of_pairs_too() -> None:
+    dataset = open_data(DataConfig(source="digits", kind="pairs", augment=AugmentConfig(flip_alternate=True, flip=0.5)))
+    assert "data.augment.flip has no effect with data.augment.flip_alternate=true" in dataset.notes

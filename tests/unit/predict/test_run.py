@@ -126,6 +126,66 @@ def test_a_run_is_measured_on_its_splits_and_on_other_data(text: strata.Run, tmp
         text.evaluate(data=str(tmp_path / "foreign.txt"))
 
 
+def _folders(root: Path, mode: str, **counts: int) -> Path:
+    """Write class folders of 8 x 8 pictures, ``part_class=how many`` or ``class=how many``."""
+    random = np.random.default_rng(len(root.name))
+    for name, count in counts.items():
+        folder = root.joinpath(*name.split("_"))
+        folder.mkdir(parents=True)
+        for k in range(count):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).convert(mode).save(folder / f"{k}.png")
+    return root
+
+
+def test_other_pictures_are_measured_as_the_model_reads_them_without_the_training_data(tmp_path: Path) -> None:
+    source = _folders(tmp_path / "grey", "L", cat=8, dog=8, owl=8)
+    settings = {"train.steps": 2, "train.batch_size": 8, "train.device": "cpu", "model.width": 4, "model": "resnet20"}
+    run = strata.train(str(source), settings, runs=tmp_path / "runs")
+    with pytest.raises(ConfigError, match="is the training data itself, and figures on it say nothing"):
+        run.evaluate(data=str(source))
+    shutil.move(source, tmp_path / "elsewhere")
+    colour = _folders(tmp_path / "colour", "RGB", cat=3, owl=1)
+    found = run.evaluate(data=str(colour))
+    answers = run.predict([str(file) for file in sorted(colour.rglob("*.png"))])
+    right = [Path(answer["input"]).parent.name == answer["label"] for answer in answers]
+    assert found.samples == 4 and found.metrics["accuracy"] == sum(right) / 4
+    assert run.evaluate(data=str(_folders(tmp_path / "parts", "L", train_dog=3, val_owl=2))).samples == 5
+    assert run.evaluate(data=str(_folders(tmp_path / "test", "L", train_dog=3, test_owl=2))).samples == 2
+    with pytest.raises(
+        DataError, match=r"strangers has class 'fox', which the model never learned\. It knows: cat, dog"
+    ):
+        run.evaluate(data=str(_folders(tmp_path / "strangers", "L", cat=2, fox=2)))
+    with pytest.raises(DataError, match=r"gone does not exist"):
+        run.evaluate(data=str(tmp_path / "gone"))
+
+
+def test_an_archive_is_measured_by_the_numbers_of_the_model_s_classes(pictures: strata.Run, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "some.npz", x=x, y=np.array([[3], [3], [9], [9], [0], [0]]))
+    found = pictures.evaluate(data=str(tmp_path / "some.npz"))
+    labels = [int(answer["label"]) for answer in pictures.predict(list(x))]
+    assert found.samples == 6
+    assert found.metrics["accuracy"] == np.mean(np.array(labels) == [3, 3, 9, 9, 0, 0])
+
+
+def test_another_table_is_measured_without_the_training_data(tmp_path: Path) -> None:
+    rows = [f"{k},{'ab'[k % 2]},{'no' if k % 3 else 'yes'}" for k in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["size,shape,target", *rows]))
+    run = strata.train(
+        str(tmp_path / "t.csv"), {"train.steps": 2, "train.device": "cpu", "model.hidden": "4"}, runs=tmp_path / "runs"
+    )
+    whole = run.predict([{"size": str(k), "shape": "ab"[k % 2]} for k in range(5)])
+    (tmp_path / "t.csv").unlink()
+    (tmp_path / "o.csv").write_text("\n".join(["target,size,shape", *(f"yes,{k},{'ab'[k % 2]}" for k in range(5))]))
+    found = run.evaluate(data=str(tmp_path / "o.csv"))
+    assert found.samples == 5
+    assert found.metrics["accuracy"] == sum(answer["label"] == "yes" for answer in whole) / 5
+    (tmp_path / "p.csv").write_text("target,size\nyes,1\nno,2")
+    with pytest.raises(DataError, match=r"p\.csv lacks column 'shape'\. It has: target, size"):
+        run.evaluate(data=str(tmp_path / "p.csv"))
+
+
 def test_a_model_folder_that_is_not_whole_is_refused(pictures: strata.Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"config\.json is missing\. The run may not have finished"):
         Predictor(tmp_path)

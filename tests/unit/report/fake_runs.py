@@ -193,6 +193,7 @@ def classifier(folder: Path, labels: list[str] | None = None, *, lines_until: in
             "predicted": labels[(k * 3 + 1) % n],
             "confidence": 0.98 - 0.05 * k,
             "sample": k * 7,
+            "place": f"{labels[k % n]}/scan {k * 7}.png",
         }
         mistakes.append(mistake | {"file": f"samples/mistakes/{k}.png"})
     lines.append(evaluated(total, per_epoch, {"accuracy": accuracy, "loss": 0.061}, "test"))

@@ -93,7 +93,7 @@ def test_a_classifier_s_report_holds_confusions_mistakes_and_the_reason_of_each_
     text = words(page)
     assert page.count("<img") == 9
     assert "over 360 pictures of the test split. 346 lie on the diagonal" in text
-    assert "98.0 % sure" in text
+    assert "98.0 % sure 0/scan 0.png" in text
     assert "2 pictures could not be read and were skipped: 3/broken.png" in text
     assert "amx_bf16 is among the processor's flags" in text
     assert "strata predict run photo.jpg" in text

@@ -133,7 +133,9 @@ def test_an_answer_names_the_likeliest_classes() -> None:
 
 def test_an_option_that_the_loss_does_not_know_is_refused() -> None:
     dataset = open_data(DataConfig(source="iris"))
-    with pytest.raises(ConfigError, match=r"task\.label_smoothing has no meaning for task\.loss=hinge"):
+    with pytest.raises(
+        ConfigError, match=r"task\.label_smoothing has no meaning for task\.loss=hinge\. Set task\.label_smoothing=0"
+    ):
         Classify(loss="hinge", label_smoothing=0.1).resolve(dataset)
 
 

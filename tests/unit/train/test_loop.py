@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import strata
 from strata import losses, rng
 from strata.checkpoint import store
 from strata.checkpoint.files import read_tensors
+from strata.data import DataConfig, open_data
 from strata.errors import CheckpointError, ConfigError, DataError, RunError, TrainingError
 from strata.losses import LossSum
 from strata.models import build
@@ -30,7 +33,10 @@ from strata.tasks import TASKS, Draw, Phase, Stage
 from strata.tasks.adversarial import Adversarial
 from strata.tasks.classify import Classify
 from strata.train import events, loop
+from strata.train.announce import without_effect
 from strata.train.events import Interrupted
+from strata.train.plan import make_plan
+from strata.train.transfer import TransferConfig
 
 IRIS = {
     "data": "iris",
@@ -733,7 +739,8 @@ def test_what_does_not_fit_together_is_refused_before_a_folder_is_made(
         ({"train.decay": 0.5}, "train.decay has no effect with train.schedule=cosine."),
         ({"train.schedule": "constant", "train.final": 0.1}, "train.final has no effect with train.schedule=constant."),
         ({"train.step_factor": 0.5}, "train.step_factor has no effect with train.schedule=cosine."),
-        ({"train.batch_size": 500}, "train.batch_size=500 is more than all 106 samples."),
+        ({"train.batch_size": 500}, "Each step takes all 106 samples, which are fewer than train.batch_size=500."),
+        ({"weights.tune": "probe"}, "weights.tune=probe has no effect without weights="),
         (
             {"train.early_stopping": 3, "data.validation": 0},
             "train.early_stopping has no effect: there is no validation",
@@ -744,6 +751,56 @@ def test_a_setting_without_effect_says_so_once(settings: dict[str, object], said
     run = strata.train("iris", IRIS | settings, runs=tmp_path)
     log = (run.folder / "log.txt").read_text()
     assert log.count(said) == 1, log
+
+
+def test_what_a_probe_and_a_batch_of_one_leave_undone_is_said() -> None:
+    recipe = strata.recipe("resnet", {"data.augment.mixup": 0.2, "train.batch_size": 1})
+    recipe = dataclasses.replace(recipe, weights=TransferConfig(source="runs/x-1", tune="probe"))
+    dataset = open_data(DataConfig())
+    plan = make_plan(recipe.train, len(dataset.splits["train"]), recipe.task.stages())
+    assert [line.split(":")[0] for line in without_effect(recipe, dataset, plan)] == [
+        "data.augment has no effect with weights.tune=probe",
+        "data.augment.mixup and cutmix have no effect with train.batch_size=1",
+    ]
+
+
+def test_a_picture_that_another_stands_in_for_is_a_warning_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("strata.data.images.PIXELS_AT_ONCE", 0)
+    monkeypatch.setattr("strata.data.images.BAD_AT_MOST", 0.2)
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for k in range(20):
+            pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{k}.png")
+    broken = tmp_path / "data" / "cat" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    settings = {"model": "resnet20", "model.depths": "1", "model.width": 4, "train.epochs": 1, "train.device": "cpu"}
+    run = strata.train(str(tmp_path / "data"), settings | {"train.batch_size": 8}, runs=tmp_path)
+    assert run.records[0]["event"] == "started" and run.records[-1]["event"] == "finished"
+    (told,) = [record["message"] for record in run.records if record["event"] == "warned"]
+    assert "cat/3.png cannot be read" in told and "another picture stands in for it" in told
+    assert (run.folder / "log.txt").read_text().count("another picture stands in for it") == 1
+    assert "stands in" not in capsys.readouterr().err  # the command line shows a warning of the run
+
+
+def test_classes_that_held_out_data_lacks_are_noted_and_what_is_not_measured(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label, count in (("common", 60), ("mid", 10), ("rare", 2)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for k in range(count):
+            pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{k}.png")
+    settings = {"model": "resnet20", "model.depths": "1", "model.width": 4, "train.steps": 1, "train.device": "cpu"}
+    run = strata.train(str(tmp_path / "data"), settings | {"task.positive": "rare"}, runs=tmp_path)
+    notes = run.records[0]["data"]["notes"]
+    for split in ("validation", "test"):
+        assert (
+            f"the {split} split holds no sample of 'rare', of which it measures nothing, and how well it is found "
+            f"(AUROC, sensitivity) is left out; a greater data.{split} may hold some"
+        ) in notes
 
 
 def test_a_run_without_effectless_settings_warns_of_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -262,6 +263,13 @@ def test_a_model_without_counterpart_is_not_written(tmp_path: Path) -> None:
         weights.write_torchvision(tmp_path / "x.pth", strata.create("resnet", **dataclasses.asdict(CONFIG)))
 
 
+def test_a_model_with_a_stem_for_small_pictures_says_how_one_is_trained_that_is_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"stem='cifar' is not supported.* Train with model\.stem=imagenet and a data\."
+    ):
+        weights.write_huggingface(tmp_path / "x", strata.create("resnet20"))
+
+
 def test_a_trained_run_is_exported_and_read_back(tmp_path: Path) -> None:
     settings = {"model": "resnet18", "model.width": 4, "model.stem": "imagenet", "data.image_size": 32}
     run = strata.train("digits", {**settings, "train.steps": 2, "data.limit": 100}, runs=tmp_path)
@@ -273,6 +281,35 @@ def test_a_trained_run_is_exported_and_read_back(tmp_path: Path) -> None:
         strata.export(run.folder, "onnx", tmp_path / "out")
     with pytest.raises(RunError):
         strata.export(tmp_path / "nothing", "huggingface", tmp_path / "out")
+
+
+def test_an_exported_classifier_is_calibrated_and_what_stays_behind_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"model": "resnet18", "model.width": 4, "model.depths": [1, 1], "model.stem": "imagenet"}
+    run = strata.train(
+        "digits", {**settings, "data.image_size": 32, "train.steps": 3, "data.limit": 100}, runs=tmp_path
+    )
+    file = run.folder / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["task"]["temperature"] = 2.5
+    file.write_text(json.dumps(config))
+    trained = run.predictor(precision="fp32")
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    out = strata.export(run.folder, "huggingface", tmp_path / "out")
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    (there,), (here,) = api.predictor(out, precision="fp32").predict([picture]), trained.predict([picture])
+    assert there["probability"] == pytest.approx(here["probability"], rel=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in trained.model.state_dict().items())
+    assert not caplog.records
+    config["task"] |= {"flip_test": True, "threshold": 0.25}
+    file.write_text(json.dumps(config))
+    strata.export(run.folder, "torchvision", tmp_path / "out.safetensors")
+    assert caplog.messages == [
+        "Not in the exported model, which answers without: task.flip_test, task.specificity, whose threshold is 0.25."
+    ]
+    theirs = load_file(tmp_path / "out.safetensors")
+    assert torch.allclose(theirs["fc.weight"], before["head.weight"] / 2.5)
 
 
 @pytest.mark.parametrize(
