@@ -232,16 +232,24 @@ class FileSplit:
         return image_BCHW
 
     def _stand_in(self, index: int) -> Tensor:
-        for step in range(1, len(self.files)):
-            other = (index + step) % len(self.files)
-            is_other_class = self.target is not None and bool(self.target[other] != self.target[index])
-            if is_other_class or self.files[other] in self._damage:
+        for other in self._alike(index):
+            if self.files[other] in self._damage:
                 continue
             image_1CHW, bad = pictures.read_pictures([self.files[other]], self.side, self.channels, self.framing)
             if not bad:
                 return image_1CHW[0]
             self._damage.remember(self.files[other], bad[0], refuses=self.refuses)
         raise DataError(f"{self.files[index]} cannot be read, and no other picture of its class can.")
+
+    def _alike(self, index: int) -> list[int]:
+        """Return what may stand in for a sample: those of its class that follow it, or those of the nearest number."""
+        others = [(index + step) % len(self.files) for step in range(1, len(self.files))]
+        if self.target is None:
+            return others
+        apart_N = (self.target[others] - self.target[index]).abs()
+        if self.target.is_floating_point():
+            return [others[k] for k in apart_N.argsort(stable=True).tolist()]
+        return [others[k] for k in (apart_N == 0).nonzero()[:, 0].tolist()]
 
 
 def _refuse_if_too_many(bad: Sequence[tuple[Path, str]], total: int, where: str) -> None:
@@ -276,6 +284,8 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     """
     if config.target_kind == "number":
         raise ConfigError("data.target_kind=number does not fit class folders, whose names are classes.")
+    if config.target is not None:
+        raise ConfigError(f"data.target={config.target} names a column, and {root} holds no table that lists pictures.")
     notes: list[str] = []
     parts, others = list_folder(root)
     if "train" not in parts:
@@ -289,9 +299,47 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     labels = _check_listing(parts, root)
     notes += ignored(others, "picture")
 
-    total = sum(len(listing.files) for listing in parts.values())
+    number = {label: k for k, label in enumerate(labels)}
+    return of_files(
+        root.name,
+        {part: listing.files for part, listing in parts.items()},
+        {part: torch.tensor([number[name] for name in listing.classes]) for part, listing in parts.items() if labels},
+        plan,
+        config,
+        root=root,
+        labels=labels,
+        notes=notes,
+    )
+
+
+def of_files(
+    name: str,
+    files: Mapping[str, Sequence[Path]],
+    targets: Mapping[str, Tensor],
+    plan: splits.Plan,
+    config: DataConfig,
+    *,
+    root: Path,
+    target_kind: str = "class",
+    labels: tuple[str, ...] = (),
+    groups: Mapping[str, Sequence[str]] | None = None,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """Make a data set of picture files, decoded at once where they are few.
+
+    Args:
+        files: by part.
+        targets: by part, one for each file; empty where there are none.
+        root: where the data lie.
+        labels: names of the classes.
+        groups: by part, the name of each file's group; those that data.group finds in the paths where None.
+
+    Raises DataError for too many unreadable pictures, and for classes of which too few are readable.
+    """
+    notes = list(notes)
+    total = sum(len(paths) for paths in files.values())
     every = 1 if total <= PICTURES_AT_ONCE else -(-total // HEADERS_OF_MANY)
-    headers, bad = _read_headers({part: listing.files[::every] for part, listing in parts.items()})
+    headers, bad = _read_headers({part: paths[::every] for part, paths in files.items()})
     looked_at = len(bad) + sum(len(found) for found in headers.values())
     _refuse_if_too_many(bad, looked_at, str(root))
     train_sizes = [(header.width, header.height) for header in headers["train"].values()]
@@ -310,18 +358,19 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     notes += pictures.told_dim([file for found in headers.values() for file, header in found.items() if header.is_deep])
 
     known_bad = {file for file, _ in bad}
-    files = {part: [file for file in listing.files if file not in known_bad] for part, listing in parts.items()}
+    sound = {part: [k for k, file in enumerate(paths) if file not in known_bad] for part, paths in files.items()}
     fits = total * channels * side * side <= MEMORY_SHARE * available_memory_bytes()
     pixels = sum(header.width * header.height for found in headers.values() for header in found.values())
     at_once = fits and looked_at == total and pixels <= PIXELS_AT_ONCE
     images: dict[str, Tensor] = {}
     if at_once:
-        for part, paths in files.items():
+        for part, numbers in sound.items():
+            paths = [files[part][k] for k in numbers]
             images[part], failed = pictures.read_pictures(paths, side, channels, config.framing)
             if failed:
                 bad += [(paths[k], reason) for k, reason in failed.items()]
                 kept = [k for k in range(len(paths)) if k not in failed]
-                files[part] = [paths[k] for k in kept]
+                sound[part] = [numbers[k] for k in kept]
                 images[part] = images[part][kept]
         _refuse_if_too_many(bad, total, str(root))
     elif fits:
@@ -331,35 +380,37 @@ def open_folder(root: Path, config: DataConfig) -> Dataset:
     if bad:
         notes.append(f"skipped {len(bad):,} of {looked_at:,} pictures that cannot be read: {_named(bad)}")
 
-    number = {label: k for k, label in enumerate(labels)}
-    class_of = {
-        part: dict(zip(listing.files, listing.classes, strict=True)) for part, listing in parts.items() if labels
-    }
-    targets = {
-        part: torch.tensor([number[class_of[part][file]] for file in paths], dtype=torch.int64)
-        for part, paths in files.items()
-        if labels
-    }
+    files = {part: [files[part][k] for k in numbers] for part, numbers in sound.items()}
+    targets = {part: target_N[sound[part]] for part, target_N in targets.items()}
+    if groups is not None:
+        groups = {part: [groups[part][k] for k in numbers] for part, numbers in sound.items()}
+    elif config.group is not None:
+        groups = splits.groups_of_paths(files, config.group, root)
     if labels:
-        counts = Counter(targets["train"].tolist())
-        splits.check_classes(labels, {label: counts[k] for label, k in number.items()}, "picture", str(root))
+        counts = torch.bincount(targets["train"], minlength=len(labels)).tolist()
+        splits.check_classes(labels, dict(zip(labels, counts, strict=True)), "picture", str(root))
     looked_at_files = {file for found in headers.values() for file in found}
     found = assemble(
-        root.name,
+        name,
         images or None,
         targets,
         plan,
         config,
-        labels=labels,
-        files=files,
         side=side,
         channels=channels,
+        target_kind=target_kind,
+        labels=labels,
+        files=files,
+        groups=groups,
         notes=notes,
         details={"path": str(root)},
         keeps=fits,
     )
-    content = [found.fingerprint] if at_once else ["decoded for each batch", str(side), str(channels)]
     made = {part: split.files for part, split in found.splits.items() if isinstance(split, FileSplit)}
+    content: list[Tensor | str] = [found.fingerprint]
+    if not at_once:
+        content = ["decoded for each batch", str(side), str(channels), *labels]
+        content += [split.target for split in found.splits.values() if split.target is not None]  # type: ignore[attr-defined]
     lists = files if at_once else made  # which say where each picture is, as the first digest does of those in memory
     content += [
         f"{part}/{'/'.join(file.parts[-2:])}" + (f"/{file.stat().st_size}" if file in looked_at_files else "")
@@ -454,6 +505,7 @@ def assemble(
     target_kind: str = "class",
     labels: tuple[str, ...] = (),
     files: Mapping[str, Sequence[Path]] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
     keeps: bool = False,
@@ -464,12 +516,16 @@ def assemble(
         images: by part, uint8 (N, C, S, S); None where ``files`` are decoded when wanted.
         targets: by part; empty where there are none.
         labels: names of the classes.
+        groups: by part, the name of the group that each belongs to.
         keeps: files, once decoded, stay in memory.
+
+    Raises ConfigError where groups are asked for and there are none.
     """
+    if config.group is not None and groups is None:
+        raise ConfigError("data.group finds groups in the pictures' paths, and pictures of arrays have none.")
     lengths = {part: len(found) for part, found in (images or files or {}).items()}
     train_N = targets.get("train")
     class_N = train_N if target_kind == "class" else None
-    groups = _groups(files, config, Path((details or {}).get("path", ".")))
     group_N = splits.number_groups(groups["train"]) if groups else None
     index, said = splits.divide(plan, lengths["train"], class_N, config.split_seed, group_N)
     index["train"], limited = splits.limit(
@@ -531,14 +587,6 @@ def assemble(
         else digest(*(t for s in found.values() for t in (s.input, s.target) if t is not None), *labels),
         details=dict(details or {}),
     )
-
-
-def _groups(files: Mapping[str, Sequence[Path]] | None, config: DataConfig, root: Path) -> dict[str, list[str]]:
-    if config.group is None:
-        return {}
-    if files is None:
-        raise ConfigError("data.group finds groups in the pictures' paths, and pictures of arrays have none.")
-    return splits.groups_of_paths(files, config.group, root)
 
 
 def _describer(paths: Sequence[Path]) -> Callable[[int], dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata.data import arrays, images, source, tables
+from strata.data import arrays, images, listed, source, tables
 from strata.data.dataset import DataConfig, Dataset, Split, TensorSplit
 from strata.data.preprocess import ImagePreprocess, TablePreprocess
 from strata.errors import DataError
@@ -44,6 +44,8 @@ def open_measured(path: Path, kind: str, learned: Any, labels: Sequence[str], co
         split = _rows(path, form, learned, labels, config)
     elif isinstance(learned, ImagePreprocess) and form == "folder":
         split = _folder(path, learned, labels)
+    elif isinstance(learned, ImagePreprocess) and form == "listed":
+        split = _listed(path, learned, labels, config)
     elif isinstance(learned, ImagePreprocess) and form in ("idx", "npz"):
         split = _pictures(path, form, learned, labels, config)
     else:
@@ -51,7 +53,7 @@ def open_measured(path: Path, kind: str, learned: Any, labels: Sequence[str], co
     return Dataset(
         name=path.stem,
         kind=kind,
-        target_kind="class" if labels else "number" if kind == "table" else None,
+        target_kind=None if getattr(split, "target", None) is None else "class" if labels else "number",
         splits={"test": split},
         sizes={},
         preprocess=learned,
@@ -75,6 +77,15 @@ def _folder(path: Path, learned: ImagePreprocess, labels: Sequence[str]) -> Spli
         raise DataError(f"The pictures in {path} lie in no class folders, and nothing says what is right.")
     target_N = _numbered(classes, labels, path) if labels else None
     assert learned.image_size is not None
+    return images.FileSplit(files, target_N, learned.image_size, learned.channels, learned.framing)
+
+
+def _listed(path: Path, learned: ImagePreprocess, labels: Sequence[str], config: DataConfig) -> Split:
+    rows = own_test(listed.read_lists(path, config).rows)
+    files = [file for of_part in rows for file in of_part.files]
+    raw_N = np.concatenate([listed.raw_values(of_part) for of_part in rows])
+    assert learned.image_size is not None
+    target_N = _targets(raw_N, labels, config, path)
     return images.FileSplit(files, target_N, learned.image_size, learned.channels, learned.framing)
 
 

@@ -13,6 +13,7 @@ from strata.data import (
     catalog,
     chat,
     images,
+    listed,
     pairs,
     pictures,
     preferences,
@@ -30,8 +31,8 @@ from strata.data.dataset import TEXTUAL, DataConfig, Dataset
 from strata.errors import ConfigError, DataError, suggest
 
 UNDERSTOOD = (
-    "a folder of class folders of pictures (jpg, png, bmp, webp, gif, tiff), idx files (.gz too), an .npz, a .csv or "
-    ".parquet, or plain text (a file or a folder)"
+    "a folder of class folders of pictures (jpg, png, bmp, webp, gif, tiff), a table that lists pictures, idx files "
+    "(.gz too), an .npz, a .csv or .parquet, or plain text (a file or a folder)"
 )
 _PICKLES = frozenset((".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt"))
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar"))
@@ -43,6 +44,7 @@ _BYTES_READ_WHOLE = 100_000_000
 """Of one that cannot be read in part, for the same; a larger one needs data.kind."""
 _KIND_OF = {
     "folder": "image",
+    "listed": "image",
     "idx": "image",
     "npz": "image",
     "pairs": "pairs",
@@ -57,6 +59,7 @@ _KIND_OF = {
 }
 _OPENERS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
     "folder": images.open_folder,
+    "listed": listed.open_listed,
     "idx": arrays.open_idx,
     "npz": arrays.open_npz,
     "pairs": pairs.open_pairs,
@@ -90,7 +93,7 @@ _ONLY_FOR = {
     "mean": ("image", "pairs"),
     "std": ("image", "pairs"),
     "augment": ("image", "pairs"),
-    "target": ("pairs", "table", *_OF_RECORDS),
+    "target": ("pairs", "listed", "table", *_OF_RECORDS),
     "region": ("pairs",),
     "crop_size": ("pairs",),
     "group": ("image", "table"),
@@ -107,7 +110,7 @@ _ONLY_FOR = {
     "target_kind": ("image", "pairs", "table", "sentences"),
     "labels": ("image", "table", "sentences", "tags"),
 }
-"""Settings that do nothing for other kinds of data."""
+"""Settings that do nothing for other kinds of data; "listed" is that of pictures which has a column for its target."""
 
 
 def open_data(config: DataConfig) -> Dataset:
@@ -116,6 +119,7 @@ def open_data(config: DataConfig) -> Dataset:
     Raises DataError for data that is missing, unreadable or unfit, and ConfigError for settings that contradict it.
     """
     entry = catalog.find(config.source)
+    form = ""
     if entry is not None:
         as_pairs = config.kind == "pairs" and entry.kind == "image"
         _check_kind(config, "pairs" if as_pairs else entry.kind)
@@ -125,13 +129,13 @@ def open_data(config: DataConfig) -> Dataset:
             dataset = dataset.replace(notes=(note, *dataset.notes))
     else:
         path = _existing(config.source)
-        form = form_of(path, config.kind)
+        form = form_of(path, config.kind, config.target)
         dataset = _OPENERS[form](path, config)
         _check_kind(config, dataset.kind)
     idle = [
         f"data.{name} has no effect on data of kind {dataset.kind!r}"
         for name, kinds in _ONLY_FOR.items()
-        if dataset.kind not in kinds and getattr(config, name) != _DEFAULTS[name]
+        if {dataset.kind, form}.isdisjoint(kinds) and getattr(config, name) != _DEFAULTS[name]
     ]
     numbered = config.labels == dataset.labels or (dataset.kind == "tags" and {*config.labels} & {*dataset.labels})
     if config.labels and dataset.kind in _ONLY_FOR["labels"] and not numbered:
@@ -183,8 +187,12 @@ def _existing(source: str) -> Path:
     return path
 
 
-def form_of(path: Path, kind: str | None) -> str:
-    """Return the name of the reader for a path."""
+def form_of(path: Path, kind: str | None, target: str | None = None) -> str:
+    """Return the name of the reader for a path.
+
+    Args:
+        target: the column to predict, or what pairs call their targets, where it is asked for.
+    """
     if kind is None and text_pairs.are_parallel(path):
         return "text_pairs"
     if kind is None and tags.are_tagged_lines(path):
@@ -193,6 +201,9 @@ def form_of(path: Path, kind: str | None) -> str:
         return "questions"
     if kind in _OF_RECORDS:
         return str(kind)
+    are_pairs = path.is_dir() and pairs.is_paired(path)
+    if kind in (None, "image") and not are_pairs and listed.is_listed(path, kind, target):
+        return "listed"
     return _form_of_folder(path, kind) if path.is_dir() else _form_of_file(path, kind)
 
 

@@ -102,9 +102,10 @@ class Classify(Task):
     def resolve(self, dataset: Dataset) -> Task:
         """Fill in balanced class weights and the class to be found, and check that the data can serve each setting.
 
-        Without settings of its own the task follows the target: of numbers it is a regression.
+        Without settings of its own, but for the smoothing that recipes give it, the task follows the target: of
+        numbers it is a regression.
         """
-        if dataset.target_kind == "number" and self == Classify():
+        if dataset.target_kind == "number" and dataclasses.replace(self, label_smoothing=0.0) == Classify():
             return Regress().resolve(dataset)
         if dataset.target_kind != "class":
             of_pictures = "recipe unet" if dataset.kind in ("image", "pairs") else "another recipe"
