@@ -32,6 +32,8 @@ Probability = Annotated[float, Ge(0), Lt(1)]
 """A share from 0 up to but not including 1: a dropout rate, a momentum."""
 
 T = TypeVar("T")
+NAMES_LISTED = 40
+"""Settings that an error lists by their names; of more, their groups are listed."""
 
 
 @functools.cache
@@ -229,16 +231,20 @@ def _override(config: Any, path: list[str], key: str, value: Any, owner: str, ro
 
 
 def _takes(key: str, root: Any) -> str:
-    known = keys(root)
+    known = [name for name in keys(root) if name.split(".")[0] not in getattr(root, "NOT_SET", ())]
     group = key.rsplit(".", 1)[0] + "." if "." in key else ""
     inside = {name.removeprefix(group): None for name in known if group and name.startswith(group)}
     if inside:
         return _suggest_in(group, key.removeprefix(group), inside)
-    return suggest(key, known, limit=40).replace(" Known:", " It takes:")
+    if len(known) <= NAMES_LISTED:
+        return suggest(key, known, limit=NAMES_LISTED).replace(" Known:", " It takes:")
+    groups = {f"{name.split('.')[0]}.*" if "." in name else name: None for name in known}
+    shown = sorted(name for name in groups if f"{name}.*" not in groups)
+    return f"{suggest(key, known).split(' Known:')[0]} It takes: {', '.join(shown)}."
 
 
 def _suggest_in(group: str, name: str, inside: Iterable[str]) -> str:
-    text = suggest(name, inside, limit=40).replace(" Known:", " It takes:")
+    text = suggest(name, inside, limit=NAMES_LISTED).replace(" Known:", " It takes:")
     return text.replace("Did you mean '", f"Did you mean '{group}")
 
 

@@ -63,8 +63,9 @@ def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """Return ``" Did you mean 'x'? It takes: ..."`` for a wrong name, with the nearest right one first."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not near:  # 'epochs' for 'train.epochs'
-        near = [other for other in names if other.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    if not near:  # 'epoch' for 'train.epochs'
+        last = {other.rsplit(".", 1)[-1]: other for other in reversed(names)}
+        near = [last[word] for word in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.8)]
     listed = ", ".join(names[:limit]) + (", ..." if len(names) > limit else ".")
     question = f" Did you mean {near[0]!r}?" if near else ""
     return f"{question} Known: {listed}" if names else question

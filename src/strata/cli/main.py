@@ -29,6 +29,7 @@ UsageError: Any = typer.BadParameter.__base__
 """What a wrong option raises; which module has it differs from one typer to the next."""
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder, such as runs/digits-1.", metavar="RUN")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value.", metavar="[KEY=VALUE]...")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that the run's own folder is made in.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")]
 
 
@@ -64,6 +65,7 @@ def split_settings(settings: list[str] | None) -> dict[str, str]:
 def train(
     what: Annotated[str, typer.Argument(help="A recipe's name, a path of data, or a run.", metavar="RECIPE|PATH|RUN")],
     settings: Settings = None,
+    runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe by name, what suits the data at a path, or a run's recipe again.
@@ -84,7 +86,7 @@ def train(
     if reason:
         out.print(reason, highlight=False, markup=False, soft_wrap=True)
     with stopping_well(as_json), watching(out) as observer:
-        run = api.train(recipe, observers=[observer], command=command_line())
+        run = api.train(recipe, runs=runs, observers=[observer], command=command_line())
     _conclude(run, out, as_json)
 
 
@@ -260,6 +262,7 @@ def export(
 def verify(
     recipe: Annotated[str, typer.Argument(help="A recipe's name.", metavar="RECIPE")],
     settings: Settings = None,
+    runs: Runs = Path("runs"),
     as_json: AsJson = False,
     record: Annotated[bool, typer.Option("--record", help="Keep the result beside the recipe.")] = False,
     add: Annotated[bool, typer.Option("--add", help="Keep it with the seeds that are recorded already.")] = False,
@@ -280,7 +283,7 @@ def verify(
     if file is not None and not (add or replace):
         refuse_to_replace(file, recipe, given)
     with stopping_well(as_json), watching(out) as observer:
-        result = retrain(recipe, given, seeds=seeds, observers=[observer], note=note, record=file, add=add)
+        result = retrain(recipe, given, seeds=seeds, runs=runs, observers=[observer], note=note, record=file, add=add)
     lists.verified(out, result)
     if as_json:
         answer(result)

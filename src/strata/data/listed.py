@@ -1,10 +1,10 @@
 """Pictures that a table lists: a column names the files, another holds the class or the number of each.
 
-The table is a CSV or Parquet file above or beside its pictures: ``labels.csv`` and a folder of pictures, ``train.csv``
-and ``test.csv`` on top of ``train/`` and ``test/``, or one in the folder of each split, as Hugging Face's imagefolder
-has its ``metadata.csv``. It may call a picture by its path or by its name alone, with its extension or without, in
-capitals or not: wherever below the table's folder it lies, it is found. A column called split, if there is one, says
-who learns, who validates, who tests.
+The table is a CSV or Parquet file, or lines of JSON, above or beside its pictures: ``labels.csv`` and a folder of
+pictures, ``train.csv`` and ``test.csv`` on top of ``train/`` and ``test/``, or one in the folder of each split, as
+Hugging Face's imagefolder has its ``metadata.csv`` or ``metadata.jsonl``. It may call a picture by its path or by its
+name alone, with its extension or without, in capitals or not: wherever below the table's folder it lies, it is found. A
+column called split, if there is one, says who learns, who validates, who tests.
 
 N pictures.
 """
@@ -26,11 +26,12 @@ from strata.data import images, pictures, splits, tables
 from strata.data.dataset import DataConfig, Dataset
 from strata.data.files import NAMED
 from strata.data.preprocess import parse_category
-from strata.data.records import split_named
+from strata.data.records import read_records, split_named
 from strata.data.tables import Table
 from strata.data.targets import read_targets
 from strata.errors import DataError, UnavailableError, suggest
 
+EXTENSIONS = tables.EXTENSIONS | {".jsonl"}
 TARGET_NAMES = frozenset((*tables.TARGET_NAMES, "labels", "category", "diagnosis", "dx"))
 """What the column to predict is called, where data.target does not say and there are several."""
 SPLIT_NAMES = frozenset(("split", "set", "subset", "partition", "fold", "usage"))
@@ -189,12 +190,27 @@ def _name_of(value: Any) -> str | None:
 def _beginning(path: Path) -> Table | None:
     """Return the first rows of a table; None for what is none."""
     is_large = path.suffix.lower() == ".parquet" and path.stat().st_size > BYTES_READ_WHOLE
-    if path.suffix.lower() not in tables.EXTENSIONS or is_large:
+    if path.suffix.lower() not in EXTENSIONS or is_large:
         return None
     try:
-        return _with_header(tables.read_table(path, most=BYTES_LOOKED_AT))
+        return _read(path, most=BYTES_LOOKED_AT)
     except (DataError, UnavailableError):
         return None  # the reader that is tried next says what is wrong
+
+
+def _read(path: Path, target: str | None = None, most: int | None = None) -> Table:
+    """Return a table, read as `tables.read_table` does, or of the plain values of lines of JSON."""
+    if path.suffix.lower() != ".jsonl":
+        return _with_header(tables.read_table(path, target, most))
+    found = read_records(path, DataConfig(source=str(path)), most)["train"]
+    names = [name for name, value in found[0].items() if not isinstance(value, list | dict)] if found else []
+    columns = {name: _as_read([record.get(name) for record in found]) for name in names}
+    return Table(columns, len(found), str(path))
+
+
+def _as_read(values: list[Any]) -> Any:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return np.array(values, dtype=np.float64) if numbers else values
 
 
 def _with_header(table: Table) -> Table:
@@ -233,7 +249,7 @@ def _split_folders(root: Path) -> list[Path]:
 def _listing(folder: Path) -> list[Path]:
     """Return the tables in a folder that list pictures below it."""
     files = [Path(entry.path) for entry in images.visible(folder) if not entry.is_dir()]
-    files = [f for f in files if f.suffix.lower() in tables.EXTENSIONS and _NOT_DATA not in f.name.lower()]
+    files = [f for f in files if f.suffix.lower() in EXTENSIONS and _NOT_DATA not in f.name.lower()]
     if not files:
         return []
     finder = Finder(folder, FILES_LOOKED_AT)
@@ -300,7 +316,7 @@ def read_lists(path: Path, config: DataConfig) -> Lists:
     files = {"train": path} if path.is_file() else _tables_of(path)
     if not files:
         raise DataError(f"{path} holds no table that lists pictures.")
-    read = {part: _with_header(tables.read_table(file, config.target)) for part, file in files.items()}
+    read = {part: _read(file, config.target) for part, file in files.items()}
     finders = {folder: Finder(folder) for folder in {file.parent for file in files.values()}}
     train, finder = read["train"], finders[files["train"].parent]
     column = picture_column(train, finder)

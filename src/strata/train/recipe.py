@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Le
 from pydantic import AfterValidator
@@ -130,6 +130,9 @@ FROM_DATA = {
 class Recipe:
     """Model, data, task and training of one run."""
 
+    NOT_SET: ClassVar[tuple[str, ...]] = ("recipe", "summary", "asked", "reference")
+    """What describes a recipe, and is no setting."""
+
     recipe: str
     """The recipe's name in `strata recipes`."""
     name: str = ""
@@ -196,7 +199,7 @@ class Recipe:
             return dataclasses.replace(self, task=TASKS.get(value)(), asked={})
         if key in FROM_DATA:
             raise ConfigError(f"{key!r} is decided by the data and cannot be set.{FROM_DATA[key]}")
-        if key in ("recipe", "summary", "asked") or key.split(".")[0] == "reference":
+        if key.split(".")[0] in self.NOT_SET:
             raise ConfigError(f"{key!r} describes the recipe and cannot be set.")
         recipe = override(self, key, value, owner=f"Recipe {self.recipe!r}")
         if not same_data(recipe.data.source, self.data.source):

@@ -8,6 +8,7 @@ against fine-tuning); Hu et al. 2022 for LoRA, see `strata.train.lora`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -102,8 +103,8 @@ def stages(
 def layer_rates(names: Iterable[str], first_layer_rate: float) -> dict[str, float]:
     """Return a learning rate factor for each name, from ``first_layer_rate`` at the bottom to 1 at the head.
 
-    Names come in the order of depth, as models register them; what is numbered is a layer each (``stages.0.1``), and
-    what lies before the first and after the last of them is one layer each.
+    Names come in the order of depth, as models register them; what is numbered is a layer each (``stages.0.1``, or
+    ``conv1`` with ``norm1``), and what lies before the first and after the last of them is one layer each.
     """
     layer_of: dict[str, int] = {}
     layers = -1
@@ -118,8 +119,10 @@ def layer_rates(names: Iterable[str], first_layer_rate: float) -> dict[str, floa
 
 
 def _layer(name: str) -> str:
-    """Return ``stages.0.1`` of ``stages.0.1.conv1.weight``, and nothing for what is not numbered."""
+    """Return ``stages.0.1`` of ``stages.0.1.conv1.weight``, ``1`` of ``conv1.weight``, nothing of ``head.weight``."""
     parts = name.split(".")
+    if not parts[0].isdigit() and (number := re.search(r"\d+$", parts[0])):
+        return number[0]
     first = next((k for k, part in enumerate(parts) if part.isdigit()), None)
     if first is None:
         return ""

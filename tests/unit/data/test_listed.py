@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,6 +125,18 @@ def test_metadata_in_the_folder_of_each_split(tmp_path: Path) -> None:
     data = read(tmp_path)
     assert len(data.splits["test"]) == 6
     check_classes(data)
+
+
+def test_metadata_in_lines_of_json(tmp_path: Path) -> None:
+    for key, values in (("label", {"cat": "cat", "dog": "dog"}), ("number", {"cat": 0, "dog": 1})):
+        rows = [
+            json.dumps({"file_name": f"{name}.png", key: values[label], "objects": {"bbox": []}})
+            for name, label in animals(tmp_path / key / "train", 24)
+        ]
+        table(tmp_path / key / "train" / "metadata.jsonl", "", rows)
+        data = read(tmp_path / key)
+        assert data.labels == tuple(map(str, values.values()))
+        assert data.class_counts == (8, 8)
 
 
 def test_one_of_several_columns_is_one(tmp_path: Path) -> None:

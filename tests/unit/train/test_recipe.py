@@ -74,6 +74,8 @@ def test_every_kind_of_data_has_its_recipe() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"epoch": 3}, "no setting 'epoch'. Did you mean 'train.epochs'?"),
+        ({"runs": 3}, "no setting 'runs'. It takes: data.*, model.*, name, task.*, train.*, weights.*."),
         ({"train.epoch": 3}, "Recipe 'mlp' has no setting 'train.epoch'. Did you mean 'train.epochs'? It takes: acc"),
         ({"epochs": 3}, "Recipe 'mlp' has no setting 'epochs'. Did you mean 'train.epochs'?"),
         ({"model.hiden": 3}, "Did you mean 'model.hidden'? It takes: activation,"),

@@ -38,6 +38,13 @@ def test_learning_rates_fall_geometrically_from_the_head_to_the_first_layer() ->
     assert rates["stages.0.0.conv1.weight"] == rates["stages.0.0.norm1.weight"]
 
 
+def test_layers_whose_names_end_in_a_number_are_a_layer_each() -> None:
+    rates = layer_rates([name for name, _ in strata.create("lenet5_modern").named_parameters()], 0.1)
+    assert [rates[f"{name}.weight"] for name in ("conv1", "norm1", "conv2", "linear1", "linear2", "head")] == (
+        pytest.approx([0.1 ** (4 / 4), 0.1 ** (4 / 4), 0.1 ** (3 / 4), 0.1 ** (2 / 4), 0.1 ** (1 / 4), 1.0])
+    )
+
+
 def test_the_head_learns_alone_before_the_whole_network_does() -> None:
     config = TransferConfig(source="x", frozen=0.25)
     first, second = stages(config, (Stage(),), ResNet(TINY))
