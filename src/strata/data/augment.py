@@ -120,7 +120,7 @@ def augment(
     """Return the pictures changed at random: same shape, dtype and device.
 
     Args:
-        image_BCHW: uint8, or floating point on the scale 0 to 1.
+        image_BCHW: uint8, or floating point on the scale 0 to 1; masks, which are only moved, of any integers.
         step: the optimiser step, or one number for each sample.
         sample_B: each picture's number in its data set.
         epoch_B: how often it was seen before, for flip_alternate.
@@ -167,6 +167,8 @@ def augment(
         image = _add_noise(image, deviation, bits(seed, f"{stream}.noise", step, sample_B, -(-image[0].numel() // 4)))
     if image_BCHW.dtype == torch.uint8 and image.dtype != torch.uint8:
         image = image.clamp(0, 255) + 0.5
+    elif not image_BCHW.is_floating_point():  # masks of many classes
+        image = image.round() if image.is_floating_point() else image
     elif colour or config.noise > 0:
         image = image.clamp(0, 1)
     image = image.to(image_BCHW.dtype)

@@ -55,7 +55,10 @@ _LOSSY = (".jpg", ".jpeg", ".jfif")
 NO_VALUE = -1
 """What no pixel of a mask is."""
 MASK_VALUES_AT_MOST = 64
-"""Targets with more distinct values than this are pictures, not masks."""
+"""Targets with more distinct values than this are pictures, not masks ..."""
+MANY_VALUES_AT_MOST, SHARE_EQUAL = 1024, 0.8
+"""... unless none of them alone has more, all together have no more than the first of these, and that share of their
+neighbouring pixels are equal: masks of many classes, of which a scene shows some, in patches."""
 NEAR_BLACK_OR_WHITE = 32
 """Levels by which a mask that was saved as JPEG may be off, for ..."""
 SHARE_NEAR = 0.98
@@ -65,8 +68,14 @@ WHOLE_SIDE, CROP_SIDE, LONGEST_SIDE = 160, 128, 1024
 is what pictures without targets are shrunk to, since noise can be removed at any size."""
 FILES_AT_FIRST = 64
 """Pictures, evenly spread, from which constants are measured, and targets that are no masks are told."""
-UNMEASURED = 128
-"""Added to a mask's pixels outside the region: they are learned, so that a model knows what to say there too."""
+UNMEASURED, UNMEASURED_OF_MANY = 128, 16384
+"""Added to a mask's pixels outside the region, uint8 or int16: they are learned, so that a model knows what to say
+there too."""
+
+
+def unmeasured(bytes_each: int) -> int:
+    """Return what is added to pixels outside the region, of masks whose pixels have so many bytes."""
+    return UNMEASURED if bytes_each == 1 else UNMEASURED_OF_MANY
 
 
 @dataclass(frozen=True)
@@ -247,7 +256,7 @@ class Masks:
     """Value of pixels that do not count."""
 
     def numbers(self, mask_CHW: np.ndarray, file: Path) -> np.ndarray:
-        """Return each pixel's class plus one, 0 where it does not count: uint8 (H, W).
+        """Return each pixel's class plus one, 0 where it does not count: uint8 (H, W), int16 of many classes.
 
         Raises DataError for a value that is no class's.
         """
@@ -266,7 +275,12 @@ class Masks:
                     f"{file} has pixels of value {_shown(stranger, self.is_grey)}, which no training mask has. If it "
                     f"is a class, training needs masks that have it; data.ignore={stranger} if it is not to count."
                 )
-        return ((class_HW + 1) * counts_HW).astype(np.uint8)
+        return ((class_HW + 1) * counts_HW).astype(np.uint8 if self.bytes_each == 1 else np.int16)
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of a pixel's number."""
+        return 1 if len(self.values) < UNMEASURED else 2
 
 
 def _codes(mask_CHW: np.ndarray) -> np.ndarray:
@@ -285,23 +299,41 @@ class _Seen:
     """What one target's pixels are, or those of many: their values, and how many are nearly black or white."""
 
     values: set[int] = field(default_factory=set)
+    in_one: int = 0
+    """Values of the target that has most."""
+    equal: int = 0
+    """Pixels that are as their left neighbour, of all that have one."""
+    neighbours: int = 0
     near: int = 0
     """Counted where they are grey, and so is the ..."""
     total: int = 0
 
     def add(self, other: _Seen) -> None:
         self.values |= other.values
+        self.in_one = max(self.in_one, other.in_one)
+        self.equal += other.equal
+        self.neighbours += other.neighbours
         self.near += other.near
         self.total += other.total
 
+    @property
+    def are_masks(self) -> bool:
+        """Whether so few values are those of classes, or many are in patches."""
+        in_patches = self.in_one <= MASK_VALUES_AT_MOST and self.equal >= SHARE_EQUAL * self.neighbours
+        return len(self.values) <= (MANY_VALUES_AT_MOST if in_patches else MASK_VALUES_AT_MOST)
+
 
 def _look_at(target_CHW: np.ndarray) -> _Seen:
+    code_HW = _codes(target_CHW)
+    values = set(np.unique(code_HW).tolist())
+    equal_HW = code_HW[:, 1:] == code_HW[:, :-1]
+    seen = _Seen(values, len(values), int(equal_HW.sum()), equal_HW.size)
     if len(target_CHW) > 1:
-        return _Seen(set(np.unique(_codes(target_CHW)).tolist()))
+        return seen
     count_V = np.bincount(target_CHW.reshape(-1))
     from_black_or_white_V = np.minimum(np.arange(len(count_V)), np.abs(np.arange(len(count_V)) - 255))
     near = int(count_V[from_black_or_white_V <= NEAR_BLACK_OR_WHITE].sum())
-    return _Seen(set(np.flatnonzero(count_V).tolist()), near, target_CHW.size)
+    return dataclasses.replace(seen, near=near, total=target_CHW.size)
 
 
 def find_masks(
@@ -324,7 +356,7 @@ def find_masks(
     seen, every = _Seen(), max(1, len(found) // FILES_AT_FIRST)
     rest = [pair for k, pair in enumerate(found) if k % every]
     for some in (found[::every], rest):
-        if len(seen.values) <= MASK_VALUES_AT_MOST:
+        if seen.are_masks:
             for one in pictures.in_threads(lambda pair: _look_at(read(pair)), some):
                 seen.add(one)
     values = seen.values - {NO_VALUE if config.ignore is None else config.ignore}
@@ -333,7 +365,8 @@ def find_masks(
         clear = "" if is_grey else " Transparency does not count: save masks in black and white."
         raise DataError(f"Every target pixel is {only}. There is nothing to learn.{clear}")
     is_black_and_white = is_grey and seen.near >= SHARE_NEAR * seen.total and min(values) < 128 <= max(values)
-    if len(values) <= MASK_VALUES_AT_MOST and not (is_lossy and is_black_and_white):
+    is_blurred = is_black_and_white and (is_lossy or len(values) > MASK_VALUES_AT_MOST)
+    if seen.are_masks and not is_blurred:
         return Masks(tuple(sorted(values)), is_grey, ignore=config.ignore)
     if is_black_and_white or (is_grey and config.target_kind == "class" and max(values) <= 255):
         return Masks((0, 255), is_grey, is_nearest=True, ignore=config.ignore)
@@ -359,7 +392,7 @@ class Reader:
     """Reads one pair: the picture as uint8 (C, H, W), and its target.
 
     A mask comes as uint8 (H, W), its class plus one, for 0 is what does not count, and `UNMEASURED` more outside its
-    region; a picture as uint8 (C, H, W).
+    region; of many classes as int16, with `UNMEASURED_OF_MANY`; a picture as uint8 (C, H, W).
     """
 
     def __init__(self, config: DataConfig, channels: int, target_channels: int, *, alone: bool) -> None:
@@ -391,7 +424,8 @@ class Reader:
             if pair.region is not None:
                 region = self._pixels(pair.region, 1, as_labels=True)
                 _check_size(image, pair.input, region, pair.region)
-                target = target | np.where((region[0] > 127) | (target == 0), 0, UNMEASURED).astype(np.uint8)
+                outside = np.where((region[0] > 127) | (target == 0), 0, unmeasured(target.itemsize))
+                target = target | outside.astype(target.dtype)
         return tuple(torch.from_numpy(x.copy()) for x in (image, target))  # type: ignore[return-value]
 
     def _pixels(self, path: Path, channels: int, *, as_labels: bool) -> np.ndarray:
@@ -420,9 +454,9 @@ def _check_size(image: np.ndarray, path: Path, other: np.ndarray, beside: Path) 
 class PairSplit:
     """Pictures and their targets, in memory or read when a batch wants them.
 
-    A batch holds ``input`` uint8 (B, C, H, W) and, where there are targets, ``target`` uint8, (B, H, W) of classes as
-    `Reader` gives them or (B, C, H, W) of pixels. Where pictures differ in size they are filled up to the largest, and
-    ``size`` (B, 2) holds each one's height and width.
+    A batch holds ``input`` uint8 (B, C, H, W) and, where there are targets, ``target``, (B, H, W) of classes as
+    `Reader` gives them or uint8 (B, C, H, W) of pixels. Where pictures differ in size they are filled up to the
+    largest, and ``size`` (B, 2) holds each one's height and width.
 
     Args:
         read: gives a pair by its number.
@@ -572,9 +606,9 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
             notes.append("masks are saved as JPEG, which makes values that are no class's: save them as PNG")
         if reader.masks is None and any(pair.region for pair in everything):
             raise ConfigError("data.region says which pixels of a mask count; these targets are no masks.")
-    numbers_of = 1 if alone else 1 + (1 if reader.masks is not None else reader.target_channels)
+    bytes_of_target = reader.target_channels if reader.masks is None else reader.masks.bytes_each
     area = config.image_size**2 if config.image_size else None
-    total_bytes = sum(area or header.width * header.height for header in found_headers) * (channels + numbers_of)
+    total_bytes = sum(area or header.width * header.height for header in found_headers) * (channels + bytes_of_target)
     fits = total_bytes <= images.MEMORY_SHARE * available_memory_bytes()
     if not fits:
         notes.append("pictures do not fit in memory and are read for each batch")

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from strata import losses, metrics
 from strata.config import NotNegativeFloat
 from strata.data.dataset import Dataset, Split
-from strata.data.pairs import UNMEASURED
+from strata.data.pairs import unmeasured
 from strata.errors import ConfigError, DataError
 from strata.losses import LossSum
 from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task, sums_of
@@ -143,9 +143,9 @@ class ImageToImage(Task):
         """
         image_BCHW = batch["input"]
         if self.target == "class":
-            target_BHW = batch["target"].long()
-            counted_BHW = target_BHW < UNMEASURED if measured else target_BHW >= 0
-            return image_BCHW, (target_BHW % UNMEASURED - 1).where(counted_BHW, -1)
+            target_BHW, outside = batch["target"].long(), unmeasured(batch["target"].element_size())
+            counted_BHW = target_BHW < outside if measured else target_BHW >= 0
+            return image_BCHW, (target_BHW % outside - 1).where(counted_BHW, -1)
         if self.target == "number":
             pixel_BCHW = batch["target"].float() / 255.0
             return image_BCHW, (pixel_BCHW - _of(self.target_mean, pixel_BCHW)) / _of(self.target_std, pixel_BCHW)
@@ -227,7 +227,7 @@ class ImageToImage(Task):
                 pixel_BCHW = (self._pixels(scores_BCHW) * 255.0).round().byte().cpu()
                 found += [{"picture": _as_picture(pixel_CHW)} for pixel_CHW in pixel_BCHW]
                 continue
-            class_BHW = scores_BCHW.argmax(1).byte().cpu()
+            class_BHW = scores_BCHW.argmax(1).short().cpu()
             for class_HW in class_BHW:
                 count_K = torch.bincount(class_HW.flatten(), minlength=len(self.values))
                 shares = dict(zip(context.labels, (count_K / class_HW.numel()).tolist(), strict=True))

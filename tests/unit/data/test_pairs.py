@@ -13,7 +13,7 @@ from PIL import Image
 from strata.data import open_data, recognize
 from strata.data.augment import AugmentConfig, augment_pair
 from strata.data.dataset import DataConfig
-from strata.data.pairs import UNMEASURED, match
+from strata.data.pairs import UNMEASURED, match, unmeasured
 from strata.errors import ConfigError, DataError
 
 
@@ -172,6 +172,42 @@ def test_targets_of_many_values_are_pictures_and_a_setting_makes_masks_of_them(t
     assert first(found)["target"].shape == (2, 1, 16, 16)
     assert opened(tmp_path, target_kind="class").labels == ("0", "255")
     assert opened(pairs(tmp_path / "b"), target_kind="number").target_kind == "pixel_number"
+
+
+@pytest.mark.parametrize("classes", [100, 200])
+def test_masks_of_many_classes_are_told_from_pictures_by_their_patches(tmp_path: Path, classes: int) -> None:
+    for k in range(classes // 10):
+        write(tmp_path / "images" / f"{k:02}.png", noise(k, 40, 50, 3))
+        write(tmp_path / "masks" / f"{k:02}.png", np.kron(10 * k + np.arange(10).reshape(2, 5), np.ones((20, 10))))
+        region = np.zeros((40, 50))
+        region[:10] = 255
+        write(tmp_path / "fov" / f"{k:02}.png", region)
+    found = opened(tmp_path, validation=0, test=0, crop_size=40)
+    assert found.labels == tuple(map(str, range(classes)))
+    assert opened(tmp_path, target_kind="class").labels == found.labels
+    target = first(found, count=classes // 10)["target"]
+    assert target.dtype == (torch.uint8 if classes == 100 else torch.int16)
+    outside = unmeasured(target.element_size())
+    assert torch.equal((target < outside)[0], torch.arange(40)[:, None].expand(40, 50) < 10)
+    number = torch.kron(torch.arange(classes).view(-1, 2, 5), torch.ones((1, 20, 10), dtype=torch.int64))
+    assert torch.equal(target.long() % outside, number + 1)
+    moved = augment_pair(
+        {"input": target.new_zeros((1, 1, 40, 50), dtype=torch.uint8), "target": target[-1:]}
+        | {"sample": torch.zeros(1).long(), "epoch": torch.zeros(1).long()},
+        AugmentConfig(flip=0.5, rotate=30, elastic=0.02),
+        seed=0,
+        step=0,
+    )["target"]
+    assert moved.dtype == target.dtype and set(moved.unique().tolist()) <= {0, *target[-1].unique().tolist()}
+
+
+def test_a_soft_edge_makes_no_classes_of_a_black_and_white_mask(tmp_path: Path) -> None:
+    for k in range(4):
+        write(tmp_path / "images" / f"{k}.png", noise(k, 10, 8000))
+        mask = np.zeros((10, 8000))
+        mask[:, 4000:], mask[:, 3920:4000] = 255, np.arange(80) * 3 + k
+        write(tmp_path / "masks" / f"{k}.png", mask)
+    assert opened(tmp_path).labels == ("0", "255")
 
 
 @pytest.mark.parametrize(
