@@ -1,8 +1,8 @@
 """Pictures whose targets are pictures: a class for each pixel (a mask), other pixels, or the picture without its noise.
 
 A folder holds two folders of equally named pictures, such as ``images/`` and ``masks/``, below ``train/``, ``val/`` and
-``test/`` where it is divided already. Pictures keep their own size and shape unless data.image_size brings them to a
-square; networks are trained on parts of them, cut out at random, and evaluated on whole ones.
+``test/`` where it is divided already, or above them. Pictures keep their own size and shape unless data.image_size
+brings them to a square; networks are trained on parts of them, cut out at random, and evaluated on whole ones.
 
 N pictures, B samples in a batch, C channels, H and W pixels, P pixels of many pictures, V levels of grey.
 """
@@ -97,20 +97,48 @@ class _Folders:
     unused: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where one part's folders of inputs and targets lie."""
+
+    folder: Path
+    part: str | None = None
+    """Of each of them, the folder that is called after this part: ``images/train``."""
+
+    def within(self, chosen: Path) -> Path:
+        """Return the part's own folder in one of inputs, targets or regions."""
+        return chosen if self.part is None else _divided(chosen)[self.part]
+
+    def pictures(self) -> list[Path]:
+        """Return all pictures of the part, whatever folder they lie in."""
+        folders = [self.folder] if self.part is None else [self.within(f) for f in _folders_in(self.folder)]
+        return [file for folder in folders for file in images.pictures_in(folder)]
+
+
 def is_paired(root: Path) -> bool:
     """Say whether a folder is one of pairs, by the names of its folders alone."""
-    for folder in _parts(root).values():
-        names = {path.name.lower() for path in _folders_in(folder)}
+    for place in _parts(root).values():
+        names = {path.name.lower() for path in _folders_in(place.folder)}
         if names & INPUTS and names & TARGETS:
             return True
     return False
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; the whole folder is "train" where it is not divided."""
-    found = {splits.NAMES[p.name.lower()]: p for p in _folders_in(root) if p.name.lower() in splits.NAMES}
-    order = ("train", *splits.HELD_OUT)
-    return {part: found[part] for part in order if part in found} if "train" in found else {"train": root}
+def _parts(root: Path) -> dict[str, _Place]:
+    """Return the place of each split; the whole folder is "train" where it is not divided."""
+    order, found = ("train", *splits.HELD_OUT), _divided(root)
+    if "train" in found:
+        return {part: _Place(found[part]) for part in order if part in found}
+    inner = [set(_divided(folder)) for folder in _folders_in(root)]
+    shared = set.intersection(*inner) if len(inner) > 1 else set()
+    if "train" in shared:
+        return {part: _Place(root, part) for part in order if part in shared}
+    return {"train": _Place(root)}
+
+
+def _divided(folder: Path) -> dict[str, Path]:
+    """Return the folders in it that are called after splits."""
+    return {splits.NAMES[p.name.lower()]: p for p in _folders_in(folder) if p.name.lower() in splits.NAMES}
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -225,17 +253,21 @@ def _why_none(files: tuple[Sequence[Path], Sequence[Path]], beside: tuple[Sequen
     return f"{named}{more} have one name but for the extension. Keep one of each."
 
 
-def _pairs_of(folder: Path, config: DataConfig) -> tuple[list[Pair], list[str]]:
+def _pairs_of(place: _Place, config: DataConfig) -> tuple[list[Pair], list[str]]:
     """Return one part's pairs, and what was decided, in words."""
-    chosen = _choose(folder, config)
-    inputs = images.pictures_in(chosen.input)
+    chosen = _choose(place.folder, config)
+    below = place.within(chosen.input)
+    inputs = images.pictures_in(below)
 
     def partners(others: Path) -> list[Path]:
-        return match(inputs, images.pictures_in(others), chosen.input, others)
+        others = place.within(others)
+        return match(inputs, images.pictures_in(others), below, others)
 
     targets = partners(chosen.target)
     regions: list[Path] = partners(chosen.region) if chosen.region is not None else []
-    note = f"{folder.name}: {chosen.input.name}/ are learned to be turned into {chosen.target.name}/"
+    note = (
+        f"{place.part or place.folder.name}: {chosen.input.name}/ are learned to be turned into {chosen.target.name}/"
+    )
     if chosen.region is not None:
         note += f"; what is black in {chosen.region.name}/ is not measured"
     if chosen.unused:
@@ -552,27 +584,28 @@ def open_pairs(root: Path, config: DataConfig) -> Dataset:
     pictures that cannot be read, and targets that say nothing; ConfigError for settings that contradict the data.
     """
     _refuse_mixing(config)
-    folders = _parts(root)
+    places = _parts(root)
     alone = not is_paired(root) and config.target is None
-    given = [part for part in folders if part != "train"]
+    given = [part for part in places if part != "train"]
     plan = splits.plan(config, given, root)
     for part in plan.unused:
-        folders.pop(part)
-    folders |= plan.paths
+        places.pop(part)
+    places |= {part: _Place(path) for part, path in plan.paths.items()}
     notes = list(plan.notes)
     parts: dict[str, list[Pair]] = {}
-    for part, folder in folders.items():
-        if not folder.is_dir():
-            raise DataError(f"data.{part}={folder} has to be a folder like the training data's.")
+    for part, place in places.items():
+        if not place.folder.is_dir():
+            raise DataError(f"data.{part}={place.folder} has to be a folder like the training data's.")
         if part in plan.paths:
-            folder = _parts(folder).get(part, _parts(folder)["train"])
+            there = _parts(place.folder)
+            place = there.get(part, there["train"])
         if alone:
-            parts[part] = [Pair(file) for file in images.pictures_in(folder)]
+            parts[part] = [Pair(file) for file in place.pictures()]
         else:
-            parts[part], said = _pairs_of(folder, config)
+            parts[part], said = _pairs_of(place, config)
             notes += said
         if not parts[part]:
-            raise DataError(f"{folder} holds no pictures.")
+            raise DataError(f"{place.folder} holds no pictures.")
     if alone:
         if config.target_kind is not None or config.region is not None or config.ignore is not None:
             raise ConfigError(

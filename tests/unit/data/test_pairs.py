@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,27 @@ def test_given_splits_are_used_and_a_region_says_what_is_measured(tmp_path: Path
     assert {name: len(split) for name, split in found.splits.items()} == {"train": 3, "test": 2}
     target = first(found)["target"]
     assert bool((target[:, :3] > UNMEASURED).all()) and bool((target[:, 3:] < UNMEASURED).all())
+
+
+def test_splits_may_lie_within_the_folders_of_inputs_and_targets(tmp_path: Path) -> None:
+    for part, n in (("training", 5), ("validation", 3), ("test", 2)):
+        pairs(tmp_path / part, n)
+        for name, as_name in (("images", "images"), ("masks", "annotations")):
+            (tmp_path / "data" / as_name).mkdir(parents=True, exist_ok=True)
+            if (part, name) != ("test", "masks"):
+                (tmp_path / part / name).rename(tmp_path / "data" / as_name / part)
+    found = opened(tmp_path / "data")
+    sizes = {name: len(split) for name, split in found.splits.items()}
+    assert sizes == {"train": 4, "validation": 3, "test": 1}, "what has no targets is no split"
+    files = [found.splits["validation"].describe(k)["file"] for k in range(3)]
+    assert all("/images/validation/" in file for file in files)
+    batch = first(found, "validation")
+    assert torch.equal(batch["target"] == 2, batch["input"][:, 0] >= 128)
+    shutil.rmtree(tmp_path / "data" / "annotations")
+    (tmp_path / "data" / "more" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "images" / "validation" / "0.png").rename(tmp_path / "data" / "more" / "train" / "0.png")
+    alone = opened(tmp_path / "data", kind="pairs", validation=0, test=0)
+    assert len(alone.splits["train"]) == 6
 
 
 def test_pictures_of_any_size_are_measured_whole_and_trained_in_parts(tmp_path: Path) -> None:
