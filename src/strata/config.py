@@ -147,9 +147,12 @@ def says_none(value: Any) -> bool:
 
 def parse(kind: Any, text: str, dotted: str) -> Any:
     """Turn what was typed after ``key=`` into a value of the field's type."""
+    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    if text.strip() in words:
+        return _check(kind, text.strip(), dotted)
     if says_none(text):
         return _check(kind, None, dotted)
-    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     if any(typing.get_origin(_bare(option)) is tuple for option in options):
         if text.lstrip().startswith("["):
             try:

@@ -5,35 +5,44 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from strata.cli.main import plain
 from strata.errors import ConfigError, DataError, RunError
 
 
-def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
+def expand(inputs: Iterable[str], kind: str, columns: Sequence[str] = ()) -> Iterator[Any]:
     """Yield one raw input after another: folders give their pictures, tables their rows, a text file its text.
 
-    For a model of short texts each line of a text file is one, and so is each record of a file of records.
+    For a model of short texts each line of a text file is one, and so is each record of a file of records. A file that
+    cannot be read is `Unreadable`, and does not end a long job.
 
-    Raises DataError for a file or folder that is missing, before anything is read.
+    Args:
+        columns: of a table that the model reads.
+
+    Raises DataError for a file or folder that is missing, before anything is read, and for a folder where a model
+    reads texts.
     """
     from strata.data import TEXTUAL, images, pictures
-    from strata.data.files import read_text
+    from strata.predict.run import Unreadable
 
     inputs = list(inputs)
-    if kind not in TEXTUAL:
-        for word in inputs:
-            if not Path(word).exists():
-                raise DataError(f"There is no file or folder {word!r}.")
+    for word in inputs:
+        if kind not in TEXTUAL and not Path(word).exists():
+            raise DataError(f"There is no file or folder {word!r}.")
+        if kind != "image" and is_folder(Path(word)):
+            reads, ending = ("texts", "txt") if kind in TEXTUAL else ("tables", "csv")
+            raise DataError(f"{word} is a folder, and this model reads {reads}. Give files: {Path(word)}/*.{ending}")
     for word in inputs:
         path = Path(word)
-        if kind == "text":
-            yield read_text(path) if is_file(path) else word
-        elif kind in TEXTUAL:
-            yield from _texts(path, kind) if is_file(path) else (word,)
-        elif kind == "image":
+        if kind != "image":
+            try:
+                yield from _records(word, kind, columns)
+            except DataError as error:
+                yield Unreadable(word, str(error))
+        else:
             if path.is_dir():
                 found = images.pictures_in(path)
                 if not found:
@@ -41,10 +50,22 @@ def expand(inputs: Iterable[str], kind: str) -> Iterator[Any]:
                 yield from map(str, found)
             else:
                 yield str(path)
-        else:
-            from strata.data import read_rows
 
-            yield from read_rows(path)
+
+def _records(word: str, kind: str, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield the rows of a table, the text or the texts of a file, or the word itself where it is a text."""
+    from strata.data import TEXTUAL, read_rows
+    from strata.data.files import read_text
+
+    path = Path(word)
+    if kind not in TEXTUAL:
+        yield from read_rows(path, columns)
+    elif not is_file(path):
+        yield word
+    elif kind == "text":
+        yield read_text(path)
+    else:
+        yield from _texts(path, kind)
 
 
 def _texts(path: Path, kind: str) -> Iterator[Any]:
@@ -65,6 +86,14 @@ def is_file(path: Path) -> bool:
     """Say whether there is such a file; a text too long to be a path is none."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether there is such a folder; a text too long to be a path is none."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 
@@ -101,7 +130,7 @@ def show(
             rows = list(_rows(item, top))
             if as_json:
                 sys.stdout.write('{"predictions": [' if count == 1 else ", ")
-                sys.stdout.write(json.dumps({"input": name} | item, ensure_ascii=False))
+                sys.stdout.write(json.dumps(plain({"input": name} | item), ensure_ascii=False, allow_nan=False))
             elif table is not None:
                 positive = item.get("positive", {})
                 more = [positive.get(name, "") for name in _POSITIVE.values()] if detects else []
@@ -182,7 +211,8 @@ def _rows(item: dict[str, Any], top: int) -> Iterator[tuple[str, Any]]:
     elif "answer" in item:
         yield item["answer"] or "(no answer)", item.get("probability", "")
     elif "entities" in item:
-        yield from ((f"{span['text']} ({span['type']})", span["probability"]) for span in item["entities"])
+        spans = [(f"{span['text']} ({span['type']})", span["probability"]) for span in item["entities"]]
+        yield from spans or [("(none)", "")]
     elif "tags" in item:
         yield " ".join(f"{word['text']}/{word['tag']}" for word in item["tags"]), ""
     elif "vector" in item:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import signal
@@ -42,15 +43,16 @@ def console(as_json: bool = False) -> Any:
 
 def answer(values: dict[str, Any]) -> None:
     """Print a JSON object as the last line of standard output; what is no number is null, as JSON has it."""
-    sys.stdout.write(json.dumps(_plain(values), ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(json.dumps(plain(values), ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: numbers that are not finite are null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -76,7 +78,7 @@ def train(
     from strata.cli.progress import watching
 
     given = split_settings(settings)
-    if "=" in what:
+    if "=" in what and not Path(what).exists():
         given = split_settings([what]) | given
         if "data" not in given:
             raise ConfigError("Say what to train: a recipe's name or a path of data, as in: strata train digits.")
@@ -86,7 +88,7 @@ def train(
     if reason:
         out.print(reason, highlight=False, markup=False, soft_wrap=True)
     with stopping_well(as_json), watching(out) as observer:
-        run = api.train(recipe, runs=runs, observers=[observer], command=command_line())
+        run = api.train(recipe, runs=runs.expanduser(), observers=[observer], command=command_line())
     _conclude(run, out, as_json)
 
 
@@ -149,14 +151,19 @@ def predict(
     from strata import api
     from strata.cli import answers
     from strata.cli.progress import counting
+    from strata.config import Positive, parse
 
-    predictor = api.predictor(run, precision=precision)
-    raw: Any = answers.expand(inputs, predictor.preprocess.kind)
+    given, inputs = _settings_among(inputs, "top", "out", "precision")
+    top = parse(Positive, given["top"], "top") if "top" in given else top
+    out = Path(given["out"]) if "out" in given else out
+    predictor = api.predictor(run, precision=given.get("precision", precision))
+    columns = getattr(predictor.preprocess, "inputs", ())
+    raw: Any = answers.expand(inputs, predictor.preprocess.kind, columns)
     if predictor.preprocess.kind == "image":  # their paths: so many that the bar has an end, and no more memory
         raw = list(raw)
-    found = answers.write_pictures(predictor.predict(raw), out, run)
+    found = answers.write_pictures(predictor.predict(raw), None if out is None else out.expanduser(), run)
     with counting(console(True), len(raw) if isinstance(raw, list) else None) as counted:
-        detects = getattr(predictor.task, "threshold", None) is not None
+        detects = predictor.task.kind == "classify" and predictor.task.threshold is not None
         count, failed = answers.show(counted(found), top=top, as_json=as_json, as_csv=as_csv, detects=detects)
     if failed:
         were = "was" if failed == 1 else "were"
@@ -245,14 +252,19 @@ def chat(run: RunArgument, settings: Settings = None) -> None:
 @app.command()
 def export(
     run: RunArgument,
-    to: Annotated[str, typer.Option(help="huggingface (a folder) or torchvision (a .safetensors file).")],
-    out: Annotated[Path, typer.Option(help="Where it goes.")],
+    settings: Settings = None,
+    to: Annotated[str, typer.Option(help="huggingface (a folder) or torchvision (a .safetensors file).")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where it goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained model as other libraries read it: --to huggingface for transformers' from_pretrained."""
     from strata import api
 
-    written = api.export(run, to, out)
+    given = _only(split_settings(settings), "to", "out")
+    to, where = given.get("to", to), given.get("out", out)
+    if not to or not where:
+        raise ConfigError("Say in whose layout and where: strata export RUN --to huggingface --out FOLDER.")
+    written = api.export(run, to, Path(where).expanduser())
     console(as_json).print(f"Written   {written}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         answer({"run": str(run), "to": to, "out": str(written)})
@@ -283,7 +295,9 @@ def verify(
     if file is not None and not (add or replace):
         refuse_to_replace(file, recipe, given)
     with stopping_well(as_json), watching(out) as observer:
-        result = retrain(recipe, given, seeds=seeds, runs=runs, observers=[observer], note=note, record=file, add=add)
+        result = retrain(
+            recipe, given, seeds=seeds, runs=runs.expanduser(), observers=[observer], note=note, record=file, add=add
+        )
     lists.verified(out, result)
     if as_json:
         answer(result)
@@ -340,6 +354,16 @@ def _only(given: dict[str, str], *known: str) -> dict[str, str]:
     return {key.replace("-", "_"): value for key, value in given.items()}
 
 
+def _settings_among(words: list[str], *known: str) -> tuple[dict[str, str], list[str]]:
+    """Return the settings that stand among inputs as key=value, and the inputs; what is a path is none of them."""
+    split = {word: word.partition("=") for word in words}
+    given = {word for word, (key, sign, _) in split.items() if sign and key in known and not Path(word).exists()}
+    inputs = [word for word in words if word not in given]
+    if not inputs:
+        raise ConfigError("Say what to answer: a picture, a folder, a table or a text.")
+    return {split[word][0]: split[word][2] for word in given}, inputs
+
+
 def command_line() -> str:
     """Return what was typed, as a shell would take it."""
     import shlex
@@ -363,6 +387,9 @@ def stopping_well(as_json: bool) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line and leave with its exit code: 2 for a user's error, 128 + n after signal n."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be of bytes that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

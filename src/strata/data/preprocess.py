@@ -284,7 +284,11 @@ class TablePreprocess:
             if name not in self.inputs and name != self.target:
                 raise DataError(f"The model's table has no column {name!r}.{suggest(str(name), self.inputs)}")
         parts = [column.encode(self._parse(column, raw.get(column.name))) for column in self.columns]
-        return torch.from_numpy(np.concatenate(parts, axis=1)[0])
+        found_F = np.concatenate(parts, axis=1)[0]
+        if not np.isfinite(found_F).all():
+            name = next(c.name for c, part in zip(self.columns, parts, strict=True) if not np.isfinite(part).all())
+            raise DataError(f"{name}={raw.get(name)!r} is not allowed: it is beyond all that the training data held.")
+        return torch.from_numpy(found_F)
 
     def _parse(self, column: Column, value: Any) -> np.ndarray:
         try:

@@ -12,7 +12,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,33 +59,39 @@ class Table:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read_table(path: Path, target: str | None = None, most: int | None = None) -> Table:
+def read_table(
+    path: Path, target: str | None = None, most: int | None = None, *, columns: Collection[str] = ()
+) -> Table:
     """Read a CSV or Parquet file.
 
     Args:
         target: the column to predict; where the first line names it, that line is a header.
+        columns: that a model reads; likewise where the first line names all of them.
         most: bytes of a CSV file that are read; all where it is None.
 
     Raises DataError for a file without rows or with ragged ones, UnavailableError where pyarrow is missing.
     """
-    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, target, most)
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, target, most, columns)
 
 
-def read_rows(path: Path) -> Iterator[Any]:
+def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[Any]:
     """Yield the rows of a CSV or Parquet file as `TablePreprocess.read` takes them: by name, or in order if nameless.
+
+    Args:
+        columns: that the model reads, by which a header is told from a row.
 
     Raises DataError as `read_table` does.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder. Give the .csv or .parquet file.")
-    table = read_table(path)
+    table = read_table(path, columns=columns)
     nameless = table.lines is not None and table.lines[0] == 1  # the first line is a row already
     for row in range(table.rows):
         values = {name: _plain(column[row]) for name, column in table.columns.items()}
         yield list(values.values()) if nameless else values
 
 
-def _read_csv(path: Path, target: str | None, most: int | None) -> Table:
+def _read_csv(path: Path, target: str | None, most: int | None, columns: Collection[str]) -> Table:
     text = read_text(path, most=most)
     if not text.strip():
         raise DataError(f"{path} is empty.")
@@ -103,7 +109,8 @@ def _read_csv(path: Path, target: str | None, most: int | None) -> Table:
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a table, line {began}: {error}.") from None
     first = [cell.strip() for cell in rows[0]]
-    has_header = (target in first) or not any(_is_number(cell) or cell.lower() in MISSING - {""} for cell in first)
+    is_named = target in first or (bool(columns) and set(columns) <= set(first))
+    has_header = is_named or not any(_is_number(cell) or cell.lower() in MISSING - {""} for cell in first)
     names = [cell or f"column_{k + 1}" for k, cell in enumerate(first)]
     if has_header:
         rows, lines = rows[1:], lines[1:]
@@ -117,9 +124,9 @@ def _read_csv(path: Path, target: str | None, most: int | None) -> Table:
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(names):
             raise DataError(f"{path} is ragged: line {line} has {len(row)} values, the first line has {len(names)}.")
-    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+    found = {name: [row[k] for row in rows] for k, name in enumerate(names)}
     notes = [] if has_header else [f"no header: columns are called {names[0]} to {names[-1]}"]
-    return Table(columns, len(rows), str(path), lines, "," if delimiter == ";" and _commas(rows) else ".", notes)
+    return Table(found, len(rows), str(path), lines, "," if delimiter == ";" and _commas(rows) else ".", notes)
 
 
 def _delimiter(text: str) -> str:

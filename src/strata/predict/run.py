@@ -48,6 +48,14 @@ BATCHES_AHEAD = 3
 """Of pictures that are read while the model answers."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """What stands among raw inputs for one that was named and cannot be read."""
+
+    input: str
+    reason: str
+
+
 class Predictor:
     """A trained model with everything it needs to answer.
 
@@ -123,6 +131,8 @@ class Predictor:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, raw: Any) -> tuple[Any, Tensor | str]:
+        if isinstance(raw, Unreadable):
+            return raw.input, raw.reason
         try:
             return raw, self.task.read(raw, self.preprocess)
         except DataError as error:

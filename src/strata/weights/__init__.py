@@ -405,7 +405,10 @@ def write_huggingface(
     elif hasattr(config, "num_classes"):
         content |= {"num_labels": config.num_classes}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
     theirs = room.HUGGINGFACE.write(config, model.state_dict())
     write_shards(folder, theirs, {"format": "pt"}, limit_bytes=shard_bytes)
     known = {key: (special or {}).get(name) for name, key in _SPECIAL.items()}

@@ -11,6 +11,7 @@ import pytest
 
 from strata.cli.answers import expand, show, typed
 from strata.errors import ConfigError, DataError
+from strata.predict.run import Unreadable
 
 
 def test_a_folder_gives_its_pictures_in_order_and_at_any_depth(tmp_path: Path) -> None:
@@ -34,9 +35,24 @@ def test_a_word_is_a_text_unless_it_is_a_file(tmp_path: Path) -> None:
         long,
         "nul\0",
     ]
-    (tmp_path / "t.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"t\.txt is not UTF-8 text: byte 0"):
-        list(expand([str(tmp_path / "t.txt")], "text"))
+    with pytest.raises(DataError, match=r"is a folder, and this model reads texts. Give files: .*/\*\.txt"):
+        list(expand([str(tmp_path)], "sentences"))
+
+
+@pytest.mark.parametrize("kind", ["text", "sentences", "table"])
+def test_a_file_that_cannot_be_read_does_not_end_a_long_job(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "good.csv").write_text("text\na fine film\n")
+    (tmp_path / "bad.csv").write_bytes(b"\xff\xfe")
+    before, bad, after = expand([str(tmp_path / name) for name in ("good.csv", "bad.csv", "good.csv")], kind)
+    assert before == after and isinstance(bad, Unreadable)
+    assert bad.input == str(tmp_path / "bad.csv") and "is not UTF-8 text: byte 0" in bad.reason
+
+
+def test_a_header_is_told_by_the_columns_that_a_model_reads(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Na,2020\n1,2\n")  # "na" might as well be a missing value, and 2020 a number
+    assert [*expand([str(path)], "table", ("Na", "2020"))] == [{"Na": "1", "2020": "2"}]
+    assert [*expand([str(path)], "table", ("Mg", "Al"))] == [["Na", "2020"], ["1", "2"]]
 
 
 def test_a_table_gives_its_rows(tmp_path: Path) -> None:
