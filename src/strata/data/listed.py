@@ -14,11 +14,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +48,8 @@ FILES_LOOKED_AT = 500_000
 """Files and folders below a table, at most, for the same."""
 MISSING_AT_MOST = images.BAD_AT_MOST
 """Share of listed pictures that may be missing before the run stops."""
+_TALKS = frozenset(("conversations", "conversation", "messages", "dialog"))
+"""Fields of records that are conversations, though they may be about pictures."""
 _NOT_DATA = "submission"
 """In the name of a table that shows what answers to a contest look like."""
 
@@ -61,41 +65,87 @@ class Finder:
         self.root, self.most = root, most
 
     @functools.cached_property
-    def _called(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        folders, seen = [self.root], 0
+    def _at(self) -> dict[str, Path]:
+        """The pictures by their path below the root, in small letters."""
+        found: dict[str, Path] = {}
+        folders, seen = [(self.root, "")], 0
         while folders and (self.most is None or seen < self.most):
-            for entry in images.visible(folders.pop(0)):
+            folder, above = folders.pop(0)
+            for entry in _entries(folder):
                 seen += 1
-                file = Path(entry.path)
                 if entry.is_dir():
-                    folders.append(file)
-                elif file.suffix.lower() in pictures.EXTENSIONS:
-                    for name in {file.name.lower(), file.stem.lower()}:
-                        found.setdefault(name, []).append(file)
+                    folders.append((Path(entry.path), f"{above}{entry.name.lower()}/"))
+                elif Path(entry.name).suffix.lower() in pictures.EXTENSIONS:
+                    found[above + entry.name.lower()] = Path(entry.path)
+                if seen == self.most:
+                    break
+        return found
+
+    @functools.cached_property
+    def _called(self) -> dict[str, list[str]]:
+        """Their paths by their names, with extension and without."""
+        found: dict[str, list[str]] = {}
+        for place in self._at:
+            name = place.rpartition("/")[2]
+            for key in {name, name.rpartition(".")[0]}:
+                found.setdefault(key, []).append(place)
         return found
 
     def files(self) -> set[Path]:
         """Return all of them."""
-        return {file for files in self._called.values() for file in files}
+        return set(self._at.values())
 
-    def find(self, named: str, part: str = "train") -> list[Path]:
-        """Return the pictures that may be meant: those whose path agrees furthest, and of these the split's own."""
-        words = named.strip().replace("\\", "/").lower().split("/")
-        files = self._called.get(words[-1], [])
-        if not files and "." in words[-1]:  # it may have been saved in another format since
-            stem, extension = words[-1].rsplit(".", 1)
-            files = self._called.get(stem, []) if f".{extension}" in pictures.EXTENSIONS else []
-        if len(files) < 2:
-            return files
-        agree = [self._agreeing(file, words) for file in files]
-        files = [file for file, length in zip(files, agree, strict=True) if length == max(agree)]
-        own = [file for file in files if split_named(file.parent.relative_to(self.root).as_posix()) == part]
-        return own or files
+    def find(self, named: str, part: str = "train", *, strict: bool = False) -> Match:
+        """Return the pictures that may be meant: those whose path agrees furthest, and of these the split's own.
 
-    def _agreeing(self, file: Path, words: Sequence[str]) -> int:
-        above = zip(reversed(file.relative_to(self.root).parts[:-1]), reversed(words[:-1]), strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0].lower() == pair[1], above))
+        Args:
+            part: the split of the picture.
+            strict: what lies in a folder that is called after another split is not meant.
+        """
+        plain = named.strip().replace("\\", "/")
+        extension = Path(plain).suffix.lower()
+        if extension in pictures.EXTENSIONS and (self.root / plain).is_file():
+            return Match([self.root / plain], plain.count("/") + 1)
+        words = plain.lower().split("/")
+        for start in range(len(words) - 1):  # what lies before may be of another machine
+            if (file := self._at.get("/".join(words[start:]))) is not None:
+                return Match([file], len(words) - start - 1)
+        places = self._called.get(words[-1], [])
+        if not places and extension in pictures.EXTENSIONS:  # it may have been saved in another format since
+            places = self._called.get(words[-1].rpartition(".")[0], [])
+        if strict:
+            places = [place for place in places if _split_above(place) in (None, part)]
+        agree = [_agreeing(place, words) for place in places]
+        most = max(agree, default=0)
+        places = [place for place, length in zip(places, agree, strict=True) if length == most]
+        if len(places) > 1:
+            places = [place for place in places if _split_above(place) == part] or places
+        return Match([self._at[place] for place in places], most)
+
+
+class Match(NamedTuple):
+    """Pictures that a name may mean."""
+
+    files: list[Path]
+    agreeing: int
+    """Folders above that the name has, too."""
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return images.visible(folder)
+    except OSError:  # somebody else's, or gone in the meantime
+        return []
+
+
+def _split_above(place: str) -> str | None:
+    """Return the split that a folder above a picture is called after."""
+    return split_named(place.rpartition("/")[0])
+
+
+def _agreeing(place: str, words: Sequence[str]) -> int:
+    above = zip(reversed(place.split("/")[:-1]), reversed(words[:-1]), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], above))
 
 
 @dataclass
@@ -131,10 +181,11 @@ class Lists:
 def is_listed(path: Path, kind: str | None = None, target: str | None = None) -> bool:
     """Say whether a table, or the tables of a folder, list pictures that are to be learned from.
 
-    Class folders beside a table that lists their pictures are learned from instead, where the table does not say what
-    is to be predicted, or says the same, or ``kind`` asks for pictures, and no column is asked for by ``target``.
+    Class folders beside a table that lists their pictures are learned from instead, where the table says the same, or
+    does not say what is to be predicted; unless a column is asked for by ``target``.
 
-    Raises DataError for a table that names pictures, has nothing else to learn from, and none of them is there.
+    Raises DataError for a table that names pictures, has nothing else to learn from, and none of them is there; and
+    where neither a table nor folders are plainly what is to be learned, unless ``kind`` asks for the folders.
     """
     if path.is_file():
         table = _beginning(path)
@@ -146,12 +197,22 @@ def is_listed(path: Path, kind: str | None = None, target: str | None = None) ->
     folders = {name for listing in parts.values() for name in listing.classes}
     if len(folders) < 2 or target is not None:
         return True
-    if kind == "image":
-        return False
     table, finder = _beginning(found["train"]), Finder(found["train"].parent, FILES_LOOKED_AT)
     assert table is not None
-    predicted = _target(table, str(picture_column(table, finder)), DataConfig())
-    return predicted is not None and not folders & set(map(str, _values(table, predicted)))
+    column = str(picture_column(table, finder))
+    predicted = _named_target(table, column)
+    if predicted is not None:
+        return not folders & set(map(str, _values(table, predicted)))
+    words = {word for value in table.columns[column] for word in re.split(r"[/\\]", str(value))[:-1]}
+    words |= {str(value) for name, values in table.columns.items() if name != column for value in values}
+    are_splits = any(name.lower() in splits.NAMES for name in folders)
+    if kind == "image" or (len(folders & words) > 1 and not are_splits):
+        return False
+    names = ", ".join(name for name in list(table.columns)[:40] if name != column)
+    raise DataError(
+        f"{found['train']} lists the pictures in {', '.join(sorted(folders)[:NAMED])}, and does not say what is to be "
+        f"predicted. Give data.target=COLUMN, one of: {names}; or data.kind=image, and the folders are the classes."
+    )
 
 
 def picture_column(table: Table, finder: Finder, path: Path | None = None) -> str | None:
@@ -160,16 +221,18 @@ def picture_column(table: Table, finder: Finder, path: Path | None = None) -> st
     Args:
         path: of the table, for the error; none is raised without it.
     """
+    if table.rows == 0:
+        return None
     rows = range(0, table.rows, -(-table.rows // ROWS_LOOKED_AT))
-    best, most = None, 0.0
+    best, most = None, (False, 0.0)
     for name, values in table.columns.items():
         named = [_name_of(values[row]) for row in rows]
         if len(set(named)) < SHARE_FOUND * len(named) or not all(named):
             continue
-        found = sum(bool(finder.find(str(value))) for value in named) / len(named)
+        found = sum(bool(finder.find(str(value)).files) for value in named) / len(named)
         are_pictures = all(Path(str(value)).suffix.lower() in pictures.EXTENSIONS for value in named)
-        if found > most and (are_pictures or found >= SHARE_FOUND):
-            best, most = name, found
+        if (are_pictures, found) > most and (found if are_pictures else found >= SHARE_FOUND):
+            best, most = name, (are_pictures, found)
         if path is not None and are_pictures and not found and len(table.columns) <= 2:
             raise DataError(
                 f"{path} names pictures in column {name!r}, such as {named[0]}, and none of those looked for lies in "
@@ -181,10 +244,12 @@ def picture_column(table: Table, finder: Finder, path: Path | None = None) -> st
 def _name_of(value: Any) -> str | None:
     """Return what a picture may be called by; None for what names nothing."""
     if isinstance(value, float | np.floating | int | np.integer):
-        return str(int(value)) if value == value and value == int(value) else None
+        return str(int(value)) if math.isfinite(value) and value == int(value) else None
     if not isinstance(value, str) or len(value) > 500 or "\n" in value:
         return None
-    return value.strip() or None
+    value = value.strip()
+    is_fraction = re.fullmatch(r"-?\d*[.,]\d+(e-?\d+)?", value, re.I) is not None
+    return None if is_fraction else value or None
 
 
 def _beginning(path: Path) -> Table | None:
@@ -203,6 +268,8 @@ def _read(path: Path, target: str | None = None, most: int | None = None) -> Tab
     if path.suffix.lower() != ".jsonl":
         return _with_header(tables.read_table(path, target, most))
     found = read_records(path, DataConfig(source=str(path)), most)["train"]
+    if found and _TALKS & found[0].keys():
+        raise DataError(f"{path} holds conversations.")
     names = [name for name, value in found[0].items() if not isinstance(value, list | dict)] if found else []
     columns = {name: _as_read([record.get(name) for record in found]) for name in names}
     return Table(columns, len(found), str(path))
@@ -235,7 +302,9 @@ def _tables_of(root: Path) -> dict[str, Path]:
         return single if "train" in single else {}
     if len(found) == 1:
         return {"train": found[0]}
-    named = {split_named(file.name): file for file in found}
+    named: dict[str | None, Path] = {}
+    for file in sorted(found, key=lambda file: file.stem.lower() not in splits.NAMES):  # val.csv before val_boxes.csv
+        named.setdefault(split_named(file.name), file)
     if "train" in named and sum(split_named(file.name) == "train" for file in found) == 1:
         return {part: file for part, file in named.items() if part is not None}
     listed = ", ".join(file.name for file in found[:NAMED])
@@ -275,17 +344,21 @@ def open_listed(path: Path, config: DataConfig) -> Dataset:
     rows = {part: of_part for part, of_part in rows.items() if part not in plan.unused}
     for part, other in plan.paths.items():
         same = config if isinstance(found.target, tuple) else dataclasses.replace(config, target=found.target)
-        elsewhere = read_lists(other, same).rows
-        rows[part] = elsewhere.get(part) or elsewhere["train"]
+        elsewhere = read_lists(other, same)
+        rows[part] = elsewhere.rows.get(part) or elsewhere.rows["train"]
+        notes += [note for note in elsewhere.notes if note.startswith("skipped")]
     if plan.shares and found.might_group:
         notes.append(
             f"column {found.might_group!r} may tell what belongs together: data.group={found.might_group} keeps that "
             "in one split"
         )
+    called = _called(found.target)
+    raw = {part: raw_values(of_part) for part, of_part in rows.items()}
+    notes += _told_joined(raw["train"], found.target)
     targets = read_targets(
-        {part: raw_values(of_part) for part, of_part in rows.items()},
-        config,
-        f"{_called(found.target).capitalize()} of {path}",
+        raw,
+        dataclasses.replace(config, target_kind="class") if _are_numbered(raw, found.target, config) else config,
+        f"{called[0].upper()}{called[1:]} of {path}",
         place=lambda part, row: rows[part].places[row],
     )
     groups = {part: of_part.groups or [*map(str, of_part.files)] for part, of_part in rows.items()}
@@ -301,6 +374,30 @@ def open_listed(path: Path, config: DataConfig) -> Dataset:
         groups=groups if rows["train"].groups else None,
         notes=[*notes, *targets.notes],
     )
+
+
+def _are_numbered(raw: Mapping[str, np.ndarray], target: str | tuple[str, ...], config: DataConfig) -> bool:
+    """Say whether numbers are those of classes, however many: by the column's name, and since they come again."""
+    if config.target_kind is not None or not isinstance(target, str) or raw["train"].dtype == object:
+        return False
+    name, values = target.strip().lower(), raw["train"]
+    is_named = name in TARGET_NAMES or re.search(r"class|label|categor|(^|_)id$|species", name) is not None
+    is_whole = all(bool((of_part == np.round(of_part)).all()) for of_part in raw.values())
+    return is_named and name != "y" and is_whole and len(np.unique(values)) <= len(values) / 2
+
+
+def _told_joined(values: np.ndarray, target: str | tuple[str, ...]) -> list[str]:
+    """Return a line where classes are joined to others, as in "oak|elm"; none elsewhere."""
+    distinct = {str(value) for value in values} if values.dtype == object else set()
+    for mark in ("|", ";", ",", " "):
+        joined = [value for value in distinct if mark in value]
+        single = {word.strip() for value in joined for word in value.split(mark)}
+        if joined and len(single & distinct) >= len(single) / 2:
+            return [
+                f"in {_called(target)} classes are joined by {mark!r}, such as {min(joined)!r}: several at once are "
+                "not learned, and each combination is a class of its own"
+            ]
+    return []
 
 
 def raw_values(rows: Rows) -> np.ndarray:
@@ -338,7 +435,9 @@ def read_lists(path: Path, config: DataConfig) -> Lists:
         if lacking:
             notes.append(f"{table.where} has no column {lacking[0]!r} and is not used")
             continue
-        lost, repeated = _add(table, part, column, target, config, finders[files[part].parent], found)
+        named = split_named(files[part].name)
+        finder, strict = finders[files[part].parent], len(read) > 1 or named is not None
+        lost, repeated = _add(table, part, named or part, column, target, config, finder, found, strict=strict)
         missing += lost
         twice += repeated
     total = sum(len(of_part.files) for of_part in found.values()) + twice + len(missing)
@@ -363,30 +462,43 @@ def read_lists(path: Path, config: DataConfig) -> Lists:
 def _add(
     table: Table,
     part: str,
+    near: str,
     column: str,
     target: str | tuple[str, ...],
     config: DataConfig,
     finder: Finder,
     found: dict[str, Rows],
+    *,
+    strict: bool,
 ) -> tuple[list[str], int]:
-    """Add a table's rows to those of each part; return the pictures that are missing, and how many are listed again."""
+    """Add a table's rows to those of each part; return the pictures that are missing, and how many are listed again.
+
+    Args:
+        near: the split whose folders its pictures lie in, if there are such.
+        strict: what lies in a folder of another split is another's.
+    """
     split_of = _split_of(table, part)
     values = _values(table, target)
     groups = _groups(table, config)
+    named_N = [_name_of(raw) for raw in table.columns[column]]
+    if None in named_N:
+        raise DataError(f"Column {column!r} of {table.where} names no picture in {table.place(named_N.index(None))}.")
+    matches = [
+        finder.find(str(named), near if of_row == part else of_row, strict=strict)
+        for named, of_row in zip(named_N, split_of, strict=True)
+    ]
+    agrees = any(match.agreeing for match in matches)  # else folders in the names are of another machine
     missing: list[str] = []
     twice = 0
     seen: dict[Path, int] = {}
-    for row, raw in enumerate(table.columns[column]):
-        named = _name_of(raw)
-        if named is None:
-            raise DataError(f"Column {column!r} of {table.where} names no picture in {table.place(row)}.")
-        files = finder.find(named, split_of[row])
+    for row, (files, agreeing) in enumerate(matches):
+        named = str(named_N[row])
+        if not files or (agrees and not agreeing and re.search(r"[/\\]", named)):
+            missing.append(named)
+            continue
         if len(files) > 1:
             both = " and ".join(file.relative_to(finder.root).as_posix() for file in files[:2])
             raise DataError(f"{table.where} calls a picture {named!r} in {table.place(row)}, and {both} are called so.")
-        if not files:
-            missing.append(named)
-            continue
         if files[0] in seen:
             before = seen[files[0]]
             if values[before] != values[row] or split_of[before] != split_of[row]:
@@ -444,10 +556,19 @@ def _target(table: Table, column: str, config: DataConfig) -> str | tuple[str, .
     ]
     if not others:  # without a header
         others = [name for name in table.columns if name != column]
-    named = [name for name in others if name.strip().lower() in TARGET_NAMES]
-    if len(named) == 1 or len(others) == 1:
-        return (named or others)[0]
-    return tuple(others) if len(others) > 1 and _is_one_hot(table, others) else None
+    return others[0] if len(others) == 1 else _plain_target(table, others)
+
+
+def _named_target(table: Table, column: str) -> str | tuple[str, ...] | None:
+    """Return what is plainly to be predicted, by names alone; None where nothing is."""
+    return _plain_target(table, [name for name in table.columns if name != column and not _is_split(table, name)])
+
+
+def _plain_target(table: Table, names: Sequence[str]) -> str | tuple[str, ...] | None:
+    named = [name for name in names if name.strip().lower() in TARGET_NAMES]
+    if len(named) == 1:
+        return named[0]
+    return tuple(names) if len(names) > 1 and _is_one_hot(table, names) else None
 
 
 def _is_one_hot(table: Table, names: Sequence[str]) -> bool:

@@ -39,7 +39,7 @@ def open_measured(path: Path, kind: str, learned: Any, labels: Sequence[str], co
         return None
     if not path.exists():
         raise DataError(f"{path} does not exist. Give the path of the data to measure on.")
-    form = source.form_of(path, kind)
+    form = source.form_of(path, kind, config.target if kind == "image" else None)
     if isinstance(learned, TablePreprocess) and form in ("table", "npz"):
         split = _rows(path, form, learned, labels, config)
     elif isinstance(learned, ImagePreprocess) and form == "folder":

@@ -107,12 +107,16 @@ class _Place:
 
     def within(self, chosen: Path) -> Path:
         """Return the part's own folder in one of inputs, targets or regions."""
-        return chosen if self.part is None else _divided(chosen)[self.part]
+        if self.part is None:
+            return chosen
+        if self.part not in (folders := _divided(chosen)):
+            raise DataError(f"{chosen} has no folder for its {self.part} split, as others beside it have.")
+        return folders[self.part]
 
     def pictures(self) -> list[Path]:
         """Return all pictures of the part, whatever folder they lie in."""
-        folders = [self.folder] if self.part is None else [self.within(f) for f in _folders_in(self.folder)]
-        return [file for folder in folders for file in images.pictures_in(folder)]
+        folders = [self.folder] if self.part is None else [_divided(f).get(self.part) for f in _folders_in(self.folder)]
+        return [file for folder in folders if folder is not None for file in images.pictures_in(folder)]
 
 
 def is_paired(root: Path) -> bool:
@@ -129,7 +133,8 @@ def _parts(root: Path) -> dict[str, _Place]:
     order, found = ("train", *splits.HELD_OUT), _divided(root)
     if "train" in found:
         return {part: _Place(found[part]) for part in order if part in found}
-    inner = [set(_divided(folder)) for folder in _folders_in(root)]
+    known = INPUTS | TARGETS | REGIONS
+    inner = [set(_divided(f)) for f in _folders_in(root) if f.name.lower() in known or _divided(f)]
     shared = set.intersection(*inner) if len(inner) > 1 else set()
     if "train" in shared:
         return {part: _Place(root, part) for part in order if part in shared}
@@ -336,8 +341,9 @@ class _Seen:
     equal: int = 0
     """Pixels that are as their left neighbour, of all that have one."""
     neighbours: int = 0
-    near: int = 0
-    """Counted where they are grey, and so is the ..."""
+    black: int = 0
+    white: int = 0
+    """Pixels that are nearly so; counted where they are grey, and so is the ..."""
     total: int = 0
 
     def add(self, other: _Seen) -> None:
@@ -345,7 +351,8 @@ class _Seen:
         self.in_one = max(self.in_one, other.in_one)
         self.equal += other.equal
         self.neighbours += other.neighbours
-        self.near += other.near
+        self.black += other.black
+        self.white += other.white
         self.total += other.total
 
     @property
@@ -355,17 +362,16 @@ class _Seen:
         return len(self.values) <= (MANY_VALUES_AT_MOST if in_patches else MASK_VALUES_AT_MOST)
 
 
-def _look_at(target_CHW: np.ndarray) -> _Seen:
+def _look_at(target_CHW: np.ndarray, ignore: int | None) -> _Seen:
     code_HW = _codes(target_CHW)
     values = set(np.unique(code_HW).tolist())
     equal_HW = code_HW[:, 1:] == code_HW[:, :-1]
     seen = _Seen(values, len(values), int(equal_HW.sum()), equal_HW.size)
     if len(target_CHW) > 1:
         return seen
-    count_V = np.bincount(target_CHW.reshape(-1))
-    from_black_or_white_V = np.minimum(np.arange(len(count_V)), np.abs(np.arange(len(count_V)) - 255))
-    near = int(count_V[from_black_or_white_V <= NEAR_BLACK_OR_WHITE].sum())
-    return dataclasses.replace(seen, near=near, total=target_CHW.size)
+    counted = code_HW if ignore is None else code_HW[code_HW != ignore]
+    black, white = (counted <= NEAR_BLACK_OR_WHITE).sum(), (abs(counted - 255) <= NEAR_BLACK_OR_WHITE).sum()
+    return dataclasses.replace(seen, black=int(black), white=int(white), total=counted.size)
 
 
 def find_masks(
@@ -389,15 +395,17 @@ def find_masks(
     rest = [pair for k, pair in enumerate(found) if k % every]
     for some in (found[::every], rest):
         if seen.are_masks:
-            for one in pictures.in_threads(lambda pair: _look_at(read(pair)), some):
+            for one in pictures.in_threads(lambda pair: _look_at(read(pair), config.ignore), some):
                 seen.add(one)
     values = seen.values - {NO_VALUE if config.ignore is None else config.ignore}
     if len(values) <= 1:
         only = _shown(values.pop(), is_grey) if values else "to be ignored"
         clear = "" if is_grey else " Transparency does not count: save masks in black and white."
         raise DataError(f"Every target pixel is {only}. There is nothing to learn.{clear}")
-    is_black_and_white = is_grey and seen.near >= SHARE_NEAR * seen.total and min(values) < 128 <= max(values)
-    is_blurred = is_black_and_white and (is_lossy or len(values) > MASK_VALUES_AT_MOST)
+    near = seen.black + seen.white
+    is_black_and_white = is_grey and near >= SHARE_NEAR * seen.total and min(values) < 128 <= max(values)
+    has_soft_edges = len(values) > MASK_VALUES_AT_MOST and seen.white >= seen.total - near  # and not many classes
+    is_blurred = is_black_and_white and (is_lossy or has_soft_edges)
     if seen.are_masks and not is_blurred:
         return Masks(tuple(sorted(values)), is_grey, ignore=config.ignore)
     if is_black_and_white or (is_grey and config.target_kind == "class" and max(values) <= 255):
@@ -406,8 +414,8 @@ def find_masks(
         what = "values" if is_grey else "colours"
         blurred = "JPEG has blurred their labels: s" if is_lossy else "S"
         raise DataError(
-            f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} {what}, so they are no "
-            f"masks. {blurred}ave masks as PNG, which keeps every pixel as it is."
+            f"data.target_kind=class: the target pictures have more than {MASK_VALUES_AT_MOST} {what}, and not in "
+            f"patches, so they are no masks. {blurred}ave masks as PNG, which keeps every pixel as it is."
         )
     return None
 

@@ -201,7 +201,10 @@ def form_of(path: Path, kind: str | None, target: str | None = None) -> str:
         return "questions"
     if kind in _OF_RECORDS:
         return str(kind)
-    are_pairs = path.is_dir() and pairs.is_paired(path)
+    are_lines = kind is None and path.suffix.lower() == ".jsonl" and path.is_file()
+    if are_lines and (form := _form_of_fields(path)) is not None:
+        return form
+    are_pairs = kind is None and path.is_dir() and pairs.is_paired(path)
     if kind in (None, "image") and not are_pairs and listed.is_listed(path, kind, target):
         return "listed"
     return _form_of_folder(path, kind) if path.is_dir() else _form_of_file(path, kind)

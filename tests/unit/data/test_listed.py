@@ -256,6 +256,90 @@ def test_other_tables_stay_tables(tmp_path: Path) -> None:
     assert read(both, kind="table").kind == "table"
 
 
+def test_names_of_files_are_preferred_to_an_index(tmp_path: Path) -> None:
+    found = animals(tmp_path / "images", 20)
+    rows = [f"{k},{name[1:]}.png,{label}" for k, (name, label) in enumerate(reversed(found))]
+    for name, _ in found:
+        (tmp_path / "images" / f"{name}.png").rename(tmp_path / "images" / f"{name[1:]}.png")
+    check_classes(read(table(tmp_path / "labels.csv", ",filename,label", rows)))
+
+
+def test_what_a_split_lacks_is_not_taken_from_another(tmp_path: Path) -> None:
+    for part, n in (("train", 200), ("test", 200)):
+        rows = [f"{name},{label}" for name, label in animals(tmp_path / part, n)]
+        table(tmp_path / f"{part}.csv", "id,label", rows)
+    (tmp_path / "test" / "p7.png").unlink()
+    by_file = {"source": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")}
+    for data in (read(tmp_path), open_data(DataConfig(**by_file))):  # type: ignore[arg-type]
+        assert len(data.splits["test"]) == 199
+        files = [Path(data.splits["test"].describe(k)["file"]) for k in range(199)]  # type: ignore[attr-defined]
+        assert {file.parent.name for file in files} == {"test"}
+        assert any("skipped 1 of" in note and "are missing: p7" in note for note in data.notes)
+
+
+def test_a_folder_in_the_name_is_not_another(tmp_path: Path) -> None:
+    rows = [f"{place}/{name}.png,{label}" for place in "ab" for name, label in animals(tmp_path / place, 100)]
+    path = table(tmp_path / "all.csv", "image,label", rows)
+    (tmp_path / "b" / "p1.png").unlink()
+    data = read(path)
+    assert any("are missing: b/p1.png" in note for note in data.notes)
+    check_classes(data)
+
+
+def test_neither_folders_nor_a_table_that_are_plain(tmp_path: Path) -> None:
+    rows = [f"{name}.png,{label},3" for name, label in animals(tmp_path / "Train")]
+    animals(tmp_path / "Meta", 3, start=50)
+    table(tmp_path / "Train.csv", "Path,ClassId,Width", rows)
+    with pytest.raises(DataError, match=r"Give data.target=COLUMN, one of: ClassId, Width; or data.kind=image"):
+        read(tmp_path)
+    assert read(tmp_path, target="ClassId").labels == ("cat", "dog")
+    assert read(tmp_path, kind="image").labels == ("Meta", "Train")
+
+
+def test_a_table_of_checksums_leaves_class_folders_as_they_are(tmp_path: Path) -> None:
+    rows = []
+    for name, colour in COLOURS.items():
+        for k in range(8):
+            write(tmp_path / name / f"{k}.png", (*colour[:2], k))
+            rows.append(f"{name}/{k}.png,{name}{k:032x}")
+    table(tmp_path / "checksums.csv", "file,md5", rows)
+    check_classes(read(tmp_path))
+
+
+def test_many_numbered_classes_are_classes(tmp_path: Path) -> None:
+    rows = []
+    for k in range(120):
+        write(tmp_path / "i" / f"{k}.png", (2 * k, 9, 9))
+        rows.append(f"{k},{k % 30},{k % 30}")
+    path = table(tmp_path / "all.csv", "image,class_id,age", rows)
+    assert len(read(path, target="class_id").labels) == 30
+    assert read(path, target="age").target_kind == "number"
+
+
+def test_joined_classes_are_told_of(tmp_path: Path) -> None:
+    kinds = ["oak", "elm", "oak|elm", "ash|elm"]
+    rows = [f"{name},{kinds[k % 4]}" for k, (name, _) in enumerate(animals(tmp_path / "images", 40))]
+    data = read(table(tmp_path / "all.csv", "image,label", rows))
+    assert any("classes are joined by '|', such as 'ash|elm': several at once" in note for note in data.notes)
+
+
+def test_lines_that_are_no_list_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("")
+    animals(tmp_path / "cat", 4)
+    animals(tmp_path / "dog", 4, start=9)
+    talk = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A cat."}]
+    lines = [json.dumps({"id": str(k), "image": f"p{k}.png", "conversations": talk}) for k in range(9)]
+    table(tmp_path / "talks.jsonl", "", lines)
+    assert read(tmp_path).labels == ("cat", "dog")
+    assert recognize(tmp_path / "talks.jsonl") == "chat"
+
+
+def test_pictures_at_absolute_paths(tmp_path: Path) -> None:
+    found = animals(tmp_path / "far" / "away")
+    rows = [f"{tmp_path}/far/away/{name}.png,{label},{k % 3}" for k, (name, label) in enumerate(found)]
+    check_classes(read(table(tmp_path / "near" / "all.csv", "path,label,fold", rows)))
+
+
 def test_held_out_pictures_from_another_table(tmp_path: Path) -> None:
     train = table(tmp_path / "a" / "all.csv", "image,label", [f"{n},{c}" for n, c in animals(tmp_path / "a" / "i")])
     rows = [f"{name},{label}" for name, label in animals(tmp_path / "b" / "i", 8, start=50)]

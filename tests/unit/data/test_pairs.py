@@ -202,6 +202,19 @@ def test_masks_of_many_classes_are_told_from_pictures_by_their_patches(tmp_path:
     assert moved.dtype == target.dtype and set(moved.unique().tolist()) <= {0, *target[-1].unique().tolist()}
 
 
+def test_many_classes_on_a_wide_ground_are_no_black_and_white(tmp_path: Path) -> None:
+    for k in range(15):
+        write(tmp_path / "images" / f"{k:02}.png", noise(k, 40, 50, 3))
+        mask = np.full((40, 50), 255)
+        mask[20, :10] = 10 * k + np.arange(10)
+        write(tmp_path / "masks" / f"{k:02}.png", mask)
+    assert len(opened(tmp_path, ignore=255).labels) == 150
+    for file in (tmp_path / "masks").iterdir():
+        with Image.open(file) as image:
+            write(file, np.where(np.asarray(image) == 255, 0, np.asarray(image)))
+    assert len(opened(tmp_path).labels) == 150
+
+
 def test_a_soft_edge_makes_no_classes_of_a_black_and_white_mask(tmp_path: Path) -> None:
     for k in range(4):
         write(tmp_path / "images" / f"{k}.png", noise(k, 10, 8000))
@@ -270,13 +283,16 @@ def test_given_splits_are_used_and_a_region_says_what_is_measured(tmp_path: Path
 
 
 def test_splits_may_lie_within_the_folders_of_inputs_and_targets(tmp_path: Path) -> None:
+    write(tmp_path / "training" / "logo.png", noise(0, 8, 8))
     for part, n in (("training", 5), ("validation", 3), ("test", 2)):
         pairs(tmp_path / part, n)
         for name, as_name in (("images", "images"), ("masks", "annotations")):
             (tmp_path / "data" / as_name).mkdir(parents=True, exist_ok=True)
             if (part, name) != ("test", "masks"):
                 (tmp_path / part / name).rename(tmp_path / "data" / as_name / part)
-    found = opened(tmp_path / "data")
+    (tmp_path / "data" / "docs").mkdir()
+    (tmp_path / "data" / "docs" / "logo.png").write_bytes((tmp_path / "training" / "logo.png").read_bytes())
+    found = opened(tmp_path / "data", target="annotations")
     sizes = {name: len(split) for name, split in found.splits.items()}
     assert sizes == {"train": 4, "validation": 3, "test": 1}, "what has no targets is no split"
     files = [found.splits["validation"].describe(k)["file"] for k in range(3)]
