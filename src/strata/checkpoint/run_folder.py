@@ -103,7 +103,7 @@ class RunFolder:
         if not path.exists():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # texts may hold other line ends
             try:
                 record = record_of(line)
             except ValueError:
@@ -117,6 +117,9 @@ class RunFolder:
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line_of(record) + "\n")
+                if record["event"] == "started":  # without which a checkpoint says too little
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             raise RunError(f"Cannot write {self.path / 'metrics.jsonl'}: {error.strerror or error}.") from error
 

@@ -163,7 +163,7 @@ def predict(
         raw = list(raw)
     found = answers.write_pictures(predictor.predict(raw), None if out is None else out.expanduser(), run)
     with counting(console(True), len(raw) if isinstance(raw, list) else None) as counted:
-        detects = predictor.task.kind == "classify" and predictor.task.threshold is not None
+        detects = predictor.task.kind == "classify" and getattr(predictor.task, "threshold", None) is not None
         count, failed = answers.show(counted(found), top=top, as_json=as_json, as_csv=as_csv, detects=detects)
     if failed:
         were = "was" if failed == 1 else "were"

@@ -18,6 +18,7 @@ from strata.models import family_of
 from strata.train import events
 from strata.train.plan import Plan
 from strata.train.recipe import Recipe, TrainConfig
+from strata.train.transfer import TransferConfig
 
 
 def started(
@@ -101,7 +102,15 @@ def without_effect(recipe: Recipe, dataset: Dataset, plan: Plan | None = None) -
         lines.append(
             f"Each step takes all {plan.batch_size} samples, which are fewer than train.batch_size={train.batch_size}."
         )
+    if train.grow_from == 1:
+        changed = (name for name in ("grow_until", "grow_step") if getattr(train, name) != getattr(usual, name))
+        lines += [f"train.{name} has no effect with train.grow_from=1." for name in changed]
     augment, weights = recipe.data.augment, recipe.weights
+    serving = {"rank": ("lora",), "alpha": ("lora",), "frozen": ("full", "lora")}
+    for name, tunes in serving.items():
+        is_changed = getattr(weights, name) != getattr(TransferConfig(), name)
+        if is_changed and weights.source is not None and weights.tune not in tunes:
+            lines.append(f"weights.{name} has no effect with weights.tune={weights.tune}.")
     if weights.source is None and weights.tune != "full":
         lines.append(f"weights.tune={weights.tune} has no effect without weights=, from which a model begins.")
     if weights.source is not None and weights.tune == "probe" and augment != AugmentConfig():

@@ -59,10 +59,9 @@ def shortages_explained(folder: RunFolder, plan: Plan) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise  # the second is how a CPU says it
         batch_size = plan.batch_size
-        raise TrainingError(
-            f"Out of memory with train.batch_size={batch_size}. The same steps in less memory: "
-            f"train.batch_size={max(1, batch_size // 2)} train.accumulate={2 * plan.config.accumulate}."
-        ) from error
+        remedy = f"train.batch_size={batch_size // 2} train.accumulate={2 * plan.config.accumulate}"
+        words = f"As many samples a step in less memory: {remedy}." if batch_size > 1 else "Take a smaller model."
+        raise TrainingError(f"Out of memory with train.batch_size={batch_size}. {words}") from error
 
 
 class _Kept(logging.Handler):

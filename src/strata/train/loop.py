@@ -44,7 +44,7 @@ from strata.train.guards import listening, logging_to, shortages_explained, take
 from strata.train.optim import build_optimizer, clip_gradients, penalty_gradients
 from strata.train.plan import make_plan
 from strata.train.probe import feature_splits
-from strata.train.recipe import Recipe
+from strata.train.recipe import Recipe, TrainConfig
 from strata.train.reference import with_reference
 from strata.train.state import TrainState
 from strata.train.transfer import layer_rates
@@ -106,11 +106,14 @@ def resume(run: Path | str, *, observers: Sequence[Observer] = (), settings: dic
             raise ConfigError(
                 f"{folder.path} has taken {taken} steps already; it cannot end after {training.plan.total_steps}."
             )
+        if settings and loaded is not None:
+            training.check_stage(loaded[0], Recipe.from_json(folder.recipe()).train)
         if settings:
             write_json(folder.path / "recipe.json", recipe.to_json())
-        if began_with is None:  # killed before, or within, its first line of history
+        if began_with is None and loaded is None:  # killed before, or within, its first line of history
             folder.forget_after(-1)
-        return training.run(folder, observers, resuming=began_with is not None, loaded=loaded)
+            return training.run(folder, observers)
+        return training.run(folder, observers, resuming=True, loaded=loaded, is_told=began_with is not None)
     finally:
         folder.unlock()
 
@@ -175,7 +178,7 @@ class Training:
             notes.append(load_into(model, open_weights(recipe.weights.source, recipe.model), labels=dataset.labels))
         transfer.prepare(recipe.weights, model)
         stages = transfer.stages(recipe.weights, self.task.stages(), model)
-        self.plan = make_plan(self.config, len(self.split), stages)
+        self.plan, self.staged = make_plan(self.config, len(self.split), stages), stages
         self.setup = decide(
             device=self.config.device,
             precision=self.config.precision,
@@ -193,7 +196,7 @@ class Training:
             self.features, said = feature_splits(model, dataset, self.setup, flip_test=flip_test)
             self.split = self.features["train"]
             stages = transfer.stages(recipe.weights, self.task.stages(), model, self.features["train"].input)
-            self.plan = make_plan(self.config, len(self.split), stages)
+            self.plan, self.staged = make_plan(self.config, len(self.split), stages), stages
             notes.append(said)
         if self.task.needs_reference:
             dataset, said = with_reference(self.task, model, dataset, self.setup)
@@ -222,6 +225,21 @@ class Training:
         self.logged_waiting = 0.0
         self.evaluation: Evaluation | None = None
 
+    def check_stage(self, step: int, before: TrainConfig) -> None:
+        """Refuse a length that moves what has been trained into another stage, whose optimiser it would not fit.
+
+        Args:
+            before: the settings that were trained with until now.
+
+        Raises ConfigError.
+        """
+        was, now = (plan.at(step).stage.name for plan in (make_plan(before, len(self.split), self.staged), self.plan))
+        if was != now:
+            raise ConfigError(
+                f"{self.plan.total_steps} steps would put step {step}, which was taken in stage {was!r}, into stage "
+                f"{now!r}. Make it less long, or begin a new run from this one's weights: weights=RUN."
+            )
+
     # ------------------------------------------------------------------------------------------------ the run
 
     def run(
@@ -233,8 +251,13 @@ class Training:
         loaded: store.Loaded | None = None,
         command: str = "",
         from_data: str = "",
+        is_told: bool = True,
     ) -> Path:
-        """Train to the end and return the run's folder."""
+        """Train to the end and return the run's folder.
+
+        Args:
+            is_told: the history of a resumed run has its beginning.
+        """
         self.folder = folder
         self.observers = (history.recorder(folder), history.writer(folder), *observers)
         with (
@@ -243,9 +266,13 @@ class Training:
             self._failure_told(),
             shortages_explained(folder, self.plan),
         ):
-            if resuming:
+            if not resuming:
+                self._begin_counting()
+                self._announce(command, from_data)
+            elif is_told:
                 self._restore(loaded)
-            else:
+            else:  # a power cut took the first line, and not the checkpoint
+                self._restore(loaded)
                 self._announce(command, from_data)
             self._start_clock()
             while True:
@@ -346,6 +373,8 @@ class Training:
             return False
         if self.signal is not None or step == self.plan.total_steps:
             return True
+        if self.config.early_stopping is not None and self._evaluation_is_due():
+            return True  # it may be the last
         if self.config.save_every is not None:
             return step > 0 and step % self.config.save_every == 0
         return time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES
@@ -459,12 +488,13 @@ class Training:
         self._stop_clock()
         state, sums = self.state, {name: float(value) for name, value in self.state.sums.items()}
         losses = {
-            name.removeprefix("loss "): value / sums["count " + name.removeprefix("loss ")]
+            name.removeprefix("loss "): value / count if (count := sums[f"count {name[5:]}"]) else math.nan
             for name, value in sums.items()
             if name.startswith("loss ")
         }
         if not all(math.isfinite(value) for value in losses.values()):
             self._refuse_bad_numbers()
+        first = self.plan.at(state.step - 1).stage.phases[0]
         norm = sums["gradient norm"] / sums["gradient count"] if "gradient norm" in sums else None
         samples = self.plan.samples_between(state.logged_step, state.step)
         elapsed = max(state.seconds - state.logged_seconds, 1e-9)
@@ -475,7 +505,7 @@ class Training:
                 epoch=state.step / self.plan.steps_per_epoch,
                 loss=sum(losses.values()),
                 losses=losses,
-                learning_rate=self.config.learning_rate * self.plan.rate(state.step - 1),
+                learning_rate=self.config.learning_rate * first.learning_rate_factor * self.plan.rate(state.step - 1),
                 samples_per_second=samples / elapsed,
                 tokens_per_second=samples / elapsed * self.tokens_per_sample if self.tokens_per_sample else None,
                 waiting=min(1.0, (self._waited() - self.logged_waiting) / elapsed),
@@ -675,8 +705,7 @@ class Training:
         self._emit(announce.resumed(self.recipe, self.plan, self.folder, self.state.step))
 
     def _announce(self, command: str, from_data: str) -> None:
-        self._begin_counting()
-        recipe, dataset, model, folder = self.recipe, self.dataset, self.state.model, self.folder
+        recipe, dataset, model, folder = self.recipe, self.dataset, self.whole, self.folder
         self._emit(
             announce.started(
                 recipe, dataset, model, self.setup, self.plan, folder, command=command, from_data=from_data

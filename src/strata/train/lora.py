@@ -59,7 +59,10 @@ def _add_to_output(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Te
     if layer.weight.ndim == 2:
         low = F.linear(F.linear(inputs[0], layer.lora_down), layer.lora_up)
     else:
-        low = F.conv2d(inputs[0], layer.lora_down, None, layer.stride, layer.padding, layer.dilation)
+        x, stride = inputs[0], layer.stride
+        if layer.kernel_size == (1, 1) and layer.padding == (0, 0):  # see `kernels.sampled` for why it is not strided
+            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+        low = F.conv2d(x, layer.lora_down, None, stride, layer.padding, layer.dilation)
         low = F.conv2d(low, layer.lora_up)
     return output + low * layer.lora_scale
 

@@ -87,9 +87,9 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     save_every: Positive | None = None
-    """Steps between checkpoints; None: about once a minute and at the end of each epoch at most."""
+    """Steps between checkpoints; None: about once a minute, and at the end."""
     evaluate_every: Positive | None = None
-    """Steps between evaluations; None: ten times in a run, at epoch ends where there are fewer."""
+    """Steps between evaluations; None: about ten times in a run."""
     log_every: Positive | None = None
     """Steps between lines in metrics.jsonl; None: about two hundred lines in a run."""
     keep: Positive = 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ import strata
 from strata import losses, rng
 from strata.checkpoint import store
 from strata.checkpoint.files import read_tensors
+from strata.checkpoint.run_folder import RunFolder
 from strata.data import DataConfig, open_data
 from strata.errors import CheckpointError, ConfigError, DataError, RunError, TrainingError
 from strata.losses import LossSum
@@ -454,6 +456,51 @@ def test_a_run_made_longer_and_stopped_is_unfinished_until_it_is_resumed(tmp_pat
     assert strata.Run(run.folder).finished is None
     done = strata.resume(run.folder)
     assert done.finished is not None and done.finished["step"] == 20
+
+
+def test_a_run_is_not_made_so_long_that_its_stage_would_be_another(tmp_path: Path) -> None:
+    begin = strata.train("iris", IRIS, runs=tmp_path)
+    rows = [f"{k % 7},{k % 5},{k % 11},{k % 3 * 2.5},{'uvw'[k % 3]}" for k in range(60)]
+    (tmp_path / "other.csv").write_text("\n".join(["a,b,c,d,label", *rows]))
+    settings = IRIS | {"data": str(tmp_path / "other.csv"), "weights.source": str(begin.folder), "weights.frozen": 0.5}
+    run = strata.train("iris", settings, runs=tmp_path)
+    kept = (run.folder / "recipe.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"40 steps would put step 12, .* stage 'whole', into stage 'head'"):
+        strata.resume(run.folder, {"train.steps": 40})
+    assert (run.folder / "recipe.json").read_bytes() == kept
+    assert strata.resume(run.folder, {"train.steps": 20}).finished is not None
+
+
+def test_a_run_that_stopped_early_goes_on_from_where_it_stopped(tmp_path: Path) -> None:
+    early = {"data": "wine", "train.steps": 200, "train.evaluate_every": 2, "train.early_stopping": 2}
+    run = strata.train("iris", IRIS | early | {"train.learning_rate": 0.05}, runs=tmp_path)
+    assert run.finished is not None
+    stopped = run.finished["step"]
+    assert store.steps(run.folder / "checkpoints")[-1] == stopped < 200
+    longer = strata.resume(run.folder, {"train.steps": 260, "train.evaluate_every": 100})
+    assert next(r["step"] for r in longer.records if r["event"] == "resumed") == stopped
+
+
+def test_a_run_whose_first_line_was_lost_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    run = strata.train("iris", IRIS | {"train.save_every": 4}, runs=tmp_path)
+    (run.folder / "metrics.jsonl").unlink()
+    done = strata.resume(run.folder)
+    assert [r["event"] for r in done.records][:2] == ["resumed", "started"]
+    assert done.records[0]["step"] == 12 and done.metrics == run.metrics
+
+
+def test_lines_of_history_hold_any_character(tmp_path: Path) -> None:
+    run = strata.train("iris", IRIS, runs=tmp_path)
+    folder = RunFolder(run.folder)
+    folder.append({"event": "sampled", "step": 12, "text": "one\u2028two\u2029three\x85four"})
+    assert folder.records()[-1]["text"] == "one\u2028two\u2029three\x85four"
+
+
+def test_a_batch_of_which_nothing_counts_is_no_failure(tmp_path: Path) -> None:
+    alone = {"task.class_weights": "0,1,1", "train.batch_size": 1, "train.steps": 12, "train.log_every": 1}
+    run = strata.train("iris", IRIS | alone, runs=tmp_path)
+    losses = [r["loss"] for r in run.records if r["event"] == "step"]
+    assert run.finished is not None and any(map(math.isnan, losses)) and not all(map(math.isnan, losses))
 
 
 # ----------------------------------------------------------------------------------------------------- damaged, changed
