@@ -18,10 +18,14 @@ from strata.checkpoint.files import read_json
 from strata.config import flat, override
 from strata.data.tokens import TextPreprocess
 from strata.errors import ConfigError, DataError, RunError, WeightsError, suggest
+from strata.models.bert import BertConfig
+from strata.models.t5 import T5Config
+from strata.models.transformer import TransformerConfig
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
 from strata.tasks import Task
 from strata.tasks.classify import Classify
+from strata.tasks.regress import Regress
 from strata.train import loop
 from strata.train.events import Event, Failed, Interrupted, Observer
 from strata.train.recipe import Recipe
@@ -176,17 +180,17 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
             safetensors file of a state dict.
 
     A calibrated classifier's temperature goes into the head of what is written, so that its probabilities are the
-    run's. What cannot go along, a threshold and answers from mirrored pictures, is logged as a warning.
+    run's; so does the scale of a number to predict. What cannot go along, a threshold and answers from mirrored pictures, is logged as a warning.
     Raises ConfigError for another layout, WeightsError for a model that has no counterpart there.
     """
     to = "huggingface" if to == "hf" else to
     if to not in LAYOUTS:
         raise ConfigError(f"There is no layout {to!r} to export to. There is: {', '.join(LAYOUTS)}.")
     trained = predictor(run)
-    model = _calibrated(trained.model, trained.task)
-    stays = _beside_scores(trained.task)
+    model = _answering(trained.model, trained.task, trained.context.labels)
+    stays = _beside_scores(trained.task, trained.context.labels)
     if to == "torchvision":
-        written = weights.write_torchvision(out, model)
+        written = weights.write_torchvision(out, model, _fields_of(trained.preprocess))
     else:
         written = _export_huggingface(trained, model, out)
     if stays:
@@ -194,44 +198,71 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
     return written
 
 
+def _fields_of(preprocess: Any) -> dict[str, Any]:
+    return {field.name: getattr(preprocess, field.name) for field in dataclasses.fields(preprocess)}
+
+
 def _export_huggingface(trained: Predictor, model: nn.Module, out: Path | str) -> Path:
     text = getattr(trained.preprocess, "text", trained.preprocess)
-    if isinstance(text, TextPreprocess):
-        special = {"start": text.start, "end": text.end, "pad": text.pad}
-        folder = weights.write_huggingface(out, model, None, trained.context.labels, special=special)
-        text.write_huggingface(folder)
-        return folder
-    prepared = {field.name: getattr(trained.preprocess, field.name) for field in dataclasses.fields(trained.preprocess)}
-    return weights.write_huggingface(out, model, prepared, trained.context.labels)
+    if not isinstance(text, TextPreprocess):
+        return weights.write_huggingface(out, model, _fields_of(trained.preprocess), trained.context.labels)
+    special = {"start": text.start, "end": text.end, "pad": text.pad}
+    folder = weights.write_huggingface(out, model, None, trained.context.labels, special=special)
+    reads_both_ways = isinstance(model.config, BertConfig)
+    ends = isinstance(model.config, T5Config | TransformerConfig)
+    text.write_huggingface(
+        folder,
+        first=text.cls if reads_both_ways else None,
+        last=text.sep if reads_both_ways else text.end if ends else None,
+        segments=getattr(model.config, "num_segments", 0),
+    )
+    return folder
 
 
-def _beside_scores(task: Task) -> list[str]:
+def _beside_scores(task: Task, labels: Sequence[str]) -> list[str]:
     """Return the settings of a task that change answers after the model has given its scores."""
     if not isinstance(task, Classify):
         return []
     said = ["task.flip_test"] if task.flip_test else []
     if task.threshold is not None:
         said.append(f"task.specificity, whose threshold is {task.threshold:.4g}")
+    if task.loss == "binary_cross_entropy" and len(labels) > 2:
+        said.append("task.loss=binary_cross_entropy, whose probabilities are not a softmax of the scores")
     return said
 
 
-def _calibrated(model: nn.Module, task: Task) -> nn.Module:
-    """Return a model whose scores are what the task makes probabilities of: those of its head by the temperature.
+def _answering(model: nn.Module, task: Task, labels: Sequence[str]) -> nn.Module:
+    """Return a model whose head gives what others make answers of.
 
-    Raises WeightsError where the head ends in no linear layer.
+    These are scores over the temperature, one for each class, and numbers in the target's units.
+
+    Raises WeightsError where the head ends in no linear layer, or has no bias and needs one.
     """
-    if not isinstance(task, Classify) or task.temperature == 1.0:
+    scale, shift, is_single = 1.0, 0.0, False
+    if isinstance(task, Regress):
+        scale, shift = task.target_std, task.target_mean
+    elif isinstance(task, Classify):
+        is_single = len(labels) == 2 and getattr(model.config, "num_classes", 2) == 1
+        scale = 1 / task.temperature
+        shift = -0.5 if is_single and task.loss == "mean_squared_error" else 0.0
+    if (scale, shift, is_single) == (1.0, 0.0, False):
         return model
     model = copy.deepcopy(model)
-    head: Any = model.head
-    last = [layer for layer in head.modules() if not list(layer.children())][-1]
+    name, last = [(name, layer) for name, layer in model.named_modules() if name.split(".")[0] == "head"][-1]
     if not isinstance(last, nn.Linear):
-        raise WeightsError(
-            f"The temperature of task.calibrate cannot go into a head that ends in {type(last).__name__}."
-        )
+        raise WeightsError(f"What the task makes of scores cannot go into a head that ends in {type(last).__name__}.")
+    if last.bias is None and shift:
+        raise WeightsError("What the task makes of scores cannot go into a head without bias.")
     with torch.no_grad():
-        for parameter in last.parameters():
-            parameter.div_(task.temperature)
+        last.weight.mul_(scale)
+        if last.bias is not None:
+            last.bias.mul_(scale).add_(shift)
+        if is_single:
+            two = nn.Linear(last.in_features, 2, bias=last.bias is not None).to(last.weight)
+            for new, old in zip(two.parameters(), last.parameters(), strict=True):
+                new.copy_(torch.cat([torch.zeros_like(old), old]))
+            model.set_submodule(name, two)
+            model.config = dataclasses.replace(model.config, num_classes=2)
     return model
 
 

@@ -38,6 +38,23 @@ def test_a_folder_written_for_transformers_comes_back(tokens: Tokens, tmp_path: 
     assert again.encode(TEXT).tolist() == ours.encode(TEXT).tolist()
 
 
+@pytest.mark.parametrize("tokens", ["bpe", "wordpiece", "unigram"])
+@pytest.mark.parametrize("segments", [0, 2])
+def test_marks_around_texts_are_those_of_the_model(tokens: Tokens, segments: int, tmp_path: Path) -> None:
+    ours, _ = tokenizer_for(DataConfig(tokens=tokens), [TEXT], special=True)
+    ours.write_huggingface(tmp_path, first=ours.cls, last=ours.sep, segments=segments)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    one, two = "The films", "is it?"
+    assert theirs(one)["input_ids"] == [ours.cls, *ours.encode(one), ours.sep]
+    found = theirs(one, two)
+    assert found["input_ids"] == [ours.cls, *ours.encode(one), ours.sep, *ours.encode(two), ours.sep]
+    kinds = [0] * (len(ours.encode(one)) + 2) + [1] * (len(ours.encode(two)) + 1)
+    assert found.get("token_type_ids") == (kinds if segments else None)
+    assert open_tokenizer(tmp_path).encode(one).tolist() == ours.encode(one).tolist()
+    ours.write_huggingface(tmp_path, last=ours.end)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(one)["input_ids"] == [*ours.encode(one), ours.end]
+
+
 def test_conversations_are_those_of_transformers_answers_included(tmp_path: Path) -> None:
     ours = with_roles(tokenizer_for(DataConfig(tokens="bpe"), [TEXT])[0])
     ours.write_huggingface(tmp_path)

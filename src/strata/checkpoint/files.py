@@ -148,6 +148,17 @@ def read_shapes(path: Path) -> dict[str, torch.Size]:
         raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file. Raises CheckpointError as `read_tensors`."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+
+
 def write_model(path: Path, model: nn.Module) -> None:
     """Write a model's weights as safetensors and sync; what is tied is written once. `read_model` is its inverse."""
     import safetensors

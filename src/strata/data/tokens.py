@@ -323,17 +323,44 @@ class TextPreprocess:
         """Return the content of ``tokenizer.json``, which the `tokenizers` and `transformers` libraries open."""
         return self._library.to_str(pretty=False) if self._is_table else self.tokenizer
 
-    def write_huggingface(self, folder: Path | str) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, as `transformers` opens them."""
+    def write_huggingface(
+        self, folder: Path | str, *, first: int | None = None, last: int | None = None, segments: int = 0
+    ) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, as `transformers` opens them.
+
+        Args:
+            first: token that a model's texts begin with, and ``last`` that they end with. A tokenizer that came from
+                elsewhere, and says itself what it puts there, is left as it is.
+            segments: kinds of text that the model tells apart; of two a pair's second text is the other.
+        """
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", *["token_type_ids"] * (segments > 1), "attention_mask"],
         } | {_HUGGINGFACE_ROLES[role]: text for role, text in self.roles.items()}
         if self.chat_template:
             config["chat_template"] = self.chat_template
-        Path(folder, FILE).write_text(self.file(), encoding="utf-8")
+        Path(folder, FILE).write_text(self._framed(first, last, segments), encoding="utf-8")
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         Path(folder, "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    def _framed(self, first: int | None, last: int | None, segments: int) -> str:
+        """Return the content of ``tokenizer.json`` that puts marks around texts, where it puts none."""
+        from tokenizers import Tokenizer, processors
+
+        library: Any = Tokenizer.from_str(self.file())
+        marks = [(library.id_to_token(number), number) for number in (first, last) if number is not None]
+        if not marks or library.post_processor is not None:
+            return self.file()
+        before = f"{library.id_to_token(first)} " if first is not None else ""
+        after = f" {library.id_to_token(last)}" if last is not None else ""
+        kind = 1 if segments > 1 else 0
+        library.post_processor = processors.TemplateProcessing(
+            single=f"{before}$A{after}",
+            pair=f"{before}$A{after} $B:{kind}" + (f"{after}:{kind}" if after else ""),
+            special_tokens=list(dict(marks).items()),
+        )
+        return str(library.to_str())
 
     @property
     def _is_table(self) -> bool:

@@ -35,6 +35,7 @@ from strata.predict.ready import in_bytes, ready
 from strata.tasks import TASKS, Sample, Task
 from strata.tasks.base import Answering, Evaluation
 from strata.tasks.decoding import Decoding
+from strata.tasks.image_to_image import TILE_SIDE
 from strata.tasks.translate import Translate
 from strata.tasks.writing import Language, Writing, write
 from strata.train.evaluate import batch_size_for, evaluate
@@ -44,6 +45,8 @@ from strata.train.reference import reference_of
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
+WHOLE_AT_ONCE = 4
+"""Pictures of any size that are held together: a camera's may have tens of millions of pixels."""
 BATCHES_AHEAD = 3
 """Of pictures that are read while the model answers."""
 
@@ -107,6 +110,8 @@ class Predictor:
         """
         if type(self.task).answers is Task.answers and type(self.task).answers_to is Task.answers_to:
             raise ConfigError("This model makes things and answers no questions. Use: strata generate RUN.")
+        if self.preprocess.kind == "image" and self.preprocess.image_size is None:
+            batch_size = min(batch_size, WHOLE_AT_ONCE)
         with contextlib.closing(self._read_ahead(iter(inputs), batch_size)) as reading:
             model = self.model
             while waiting := list(itertools.islice(reading, batch_size)):
@@ -142,7 +147,8 @@ class Predictor:
         """Return the model in its fast form, made when it is first asked for with some input that was read."""
         example = next((read for _, read in waiting if isinstance(read, Tensor)), None)
         if self._fast is None and example is not None:
-            input_B = self.prepare({"input": example[None].to(self.setup.device)})["input"]
+            part = example[..., :TILE_SIDE, :TILE_SIDE] if self.preprocess.image_size is None else example
+            input_B = self.prepare({"input": part[None].to(self.setup.device)})["input"]
             self._fast = ready(self.model, self.setup, input_B)
         return self._fast or self.model
 

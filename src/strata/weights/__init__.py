@@ -19,7 +19,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from strata.checkpoint.files import read_json, read_shapes, read_tensors, write_json, write_shards, write_tensors
+from strata.checkpoint.files import (
+    read_json,
+    read_metadata,
+    read_shapes,
+    read_tensors,
+    write_json,
+    write_shards,
+    write_tensors,
+)
 from strata.config import from_json
 from strata.errors import ConfigError, WeightsError
 from strata.models import build, config_class, family_of, settled
@@ -54,6 +62,10 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _SAVE_ALONE = "Where it was made, torch.save(model.state_dict(), PATH) writes the tensors alone."
 SHARD_BYTES = 5 * 10**9
 """Size above which a folder's weights are written in several files, as transformers long did."""
+_PREPARED = ("image_size", "channels", "fit", "crop_share", "interpolation", "mean", "std")
+"""Fields of `DataConfig` that say how pictures are prepared."""
+_PREPARED_KEY = "strata.preprocess"
+"""Where they stand in the metadata of a file."""
 _SPECIAL = {"start": "bos_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
 """Our names of special tokens, and theirs in ``config.json`` and ``generation_config.json``."""
 
@@ -106,12 +118,11 @@ def open_weights(source: Path | str, config: Any = None) -> Weights:
 def _open_ours(path: Path, content: Mapping[str, Any]) -> Weights:
     config = settled(from_json(config_class(content["model"]["kind"]), content["model"], "model"))
     prepared = read_json(path / "preprocess.json")
-    kept = ("image_size", "channels", "fit", "crop_share", "interpolation", "mean", "std")
     return Weights(
         source=str(path),
         layout="strata",
         config=config,
-        preprocess={key: _tuple(prepared[key]) for key in kept if key in prepared} | _tokenizer_in(path),
+        preprocess={key: _tuple(prepared[key]) for key in _PREPARED if key in prepared} | _tokenizer_in(path),
         labels=tuple(content.get("labels", ())),
         state=lambda: _with_tied(config, read_tensors(path / "model.safetensors")),
     )
@@ -143,6 +154,7 @@ def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
         config = settled(room.config_from(dict(content) | beside))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         raise WeightsError(f"{path / 'config.json'} holds a setting that cannot be understood: {error}.") from error
+    as_usual = getattr(room, "as_usual", lambda content, theirs: theirs)
     prepared: dict[str, Any] = _tokenizer_in(path)
     if not _reads_text(config):
         prepared = preprocessing.of_folder(path, kind, config.in_channels, int(getattr(config, "image_size", 224)))
@@ -152,7 +164,7 @@ def _open_huggingface(path: Path, content: Mapping[str, Any]) -> Weights:
         config=config,
         preprocess=prepared,
         labels=_labels_of(path, content),
-        state=lambda: _translated(room.HUGGINGFACE, config, _read_folder(path)),
+        state=lambda: _translated(room.HUGGINGFACE, config, as_usual(content, _read_folder(path))),
     )
 
 
@@ -188,7 +200,7 @@ def _open_file(path: Path, config: Any) -> Weights:
         )
     room = _room(family)
     usual = room.preprocess(config) if hasattr(room, "preprocess") else preprocessing.imagenet()
-    prepared = torchvision.prepared(path, usual)
+    prepared = torchvision.prepared(path, usual) | _prepared_in(path)
     config = torchvision.as_in_file(config, table, _shapes(path), prepared["image_size"])
     return Weights(
         source=str(path),
@@ -198,6 +210,12 @@ def _open_file(path: Path, config: Any) -> Weights:
         labels=(),
         state=lambda: _translated(table, config, _without_wrappers(_read_file(path))),
     )
+
+
+def _prepared_in(path: Path) -> dict[str, Any]:
+    """Return how pictures are prepared, where a file that we wrote says it."""
+    text = read_metadata(path).get(_PREPARED_KEY) if path.suffix == ".safetensors" else None
+    return {name: _tuple(value) for name, value in json.loads(text).items()} if text else {}
 
 
 def _shapes(path: Path) -> dict[str, torch.Size]:
@@ -410,14 +428,18 @@ def write_huggingface(
     except OSError as error:
         raise WeightsError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
     theirs = room.HUGGINGFACE.write(config, model.state_dict())
-    write_shards(folder, theirs, {"format": "pt"}, limit_bytes=shard_bytes)
     known = {key: (special or {}).get(name) for name, key in _SPECIAL.items()}
     known = {key: token for key, token in known.items() if token is not None}
     if known and "decoder_start_token_id" in content:
         start = known.get("bos_token_id", known.get("pad_token_id"))
         known["decoder_start_token_id"] = content["decoder_start_token_id"] if start is None else start
+    content |= known
+    if hasattr(room, "as_padded"):
+        theirs = room.as_padded(content, theirs)
+        if content["model_type"] == "roberta":
+            content["max_position_embeddings"] = config.context + content["pad_token_id"] + 1
+    write_shards(folder, theirs, {"format": "pt"}, limit_bytes=shard_bytes)
     if known:
-        content |= known
         write_json(folder / "generation_config.json", known)
     write_json(folder / "config.json", json.loads(json.dumps(content)))
     for name, further in room.write_beside(config).items() if hasattr(room, "write_beside") else ():
@@ -429,8 +451,15 @@ def write_huggingface(
     return folder
 
 
-def write_torchvision(path: Path | str, model: nn.Module) -> Path:
-    """Write a safetensors file in torchvision's layout. Raises WeightsError for a model that torchvision has not."""
+def write_torchvision(path: Path | str, model: nn.Module, preprocess: Mapping[str, Any] | None = None) -> Path:
+    """Write a safetensors file in torchvision's layout.
+
+    Args:
+        preprocess: fields of a run's ``preprocess.json``, of pictures; they are kept in the file's metadata, which
+            `open_weights` reads and torchvision does not.
+
+    Raises WeightsError for a model that torchvision has not.
+    """
     config: Any = model.config
     family = family_of(config)
     room = _room(str(family))
@@ -438,5 +467,13 @@ def write_torchvision(path: Path | str, model: nn.Module) -> Path:
         raise WeightsError(f"Strata has no table for torchvision's layout of {family!r}.")
     if Path(path).suffix != ".safetensors":
         raise ConfigError(f"{path} has to end in .safetensors; torch.load's pickles are not written.")
-    write_tensors(Path(path), room.TORCHVISION.write(config, model.state_dict()))
+    activation = "gelu" if family == "vit" else "relu"
+    if getattr(config, "activation", activation) != activation:
+        raise WeightsError(
+            f"torchvision's {family} has activation {activation!r}, and this one {config.activation!r}: with the same "
+            "tensors it would answer otherwise."
+        )
+    kept = {name: (preprocess or {})[name] for name in _PREPARED if name in (preprocess or {})}
+    metadata = {"format": "pt"} | ({_PREPARED_KEY: json.dumps(kept)} if kept else {})
+    write_tensors(Path(path), room.TORCHVISION.write(config, model.state_dict()), metadata)
     return Path(path)

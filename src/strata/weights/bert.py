@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from strata.checkpoint.files import read_json
 from strata.errors import WeightsError
 from strata.layers.text_head import TextHead
@@ -32,6 +35,7 @@ _DISTILBERT_EPS = 1e-12
 """Of DistilBERT's norms, which their config does not hold."""
 _UNUSED_POSITIONS = 2
 """Rows of positions that RoBERTa's context does not count."""
+_POSITIONS = "embeddings.position_embeddings.weight"
 _POOLING, _MODULES = "1_Pooling/config.json", "modules.json"
 _POOL = {
     "pooling_mode_mean_tokens": "mean",
@@ -79,8 +83,7 @@ def config_from(theirs: dict[str, Any]) -> BertConfig:
     settings.must("position_embedding_type", "absolute")
     settings.must("is_decoder", False)
     if variant == "roberta":
-        settings.must("pad_token_id", 1)
-        context -= _UNUSED_POSITIONS
+        context -= settings.take("pad_token_id", 1) + 1
     return BertConfig(
         num_layers=settings.take("num_hidden_layers", 12),
         num_heads=settings.take("num_attention_heads", 12),
@@ -197,6 +200,27 @@ def write_beside(ours: BertConfig) -> dict[str, Any]:
         },
         "sentence_bert_config.json": {"max_seq_length": ours.context, "do_lower_case": False},
     }
+
+
+def as_usual(content: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return RoBERTa's tensors with positions that begin in row 2: in theirs in that after the padding's number."""
+    return _shifted(theirs, _UNUSED_POSITIONS - 1 - content.get("pad_token_id", 1), content)
+
+
+def as_padded(content: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return them the other way: as transformers reads them with this padding."""
+    return _shifted(theirs, content.get("pad_token_id", 1) + 1 - _UNUSED_POSITIONS, content)
+
+
+def _shifted(theirs: Mapping[str, Tensor], down: int, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return tensors whose rows of positions lie so many further down; those above are not used."""
+
+    def moved(value: Tensor) -> Tensor:
+        return torch.cat([value[:1].expand(down, -1), value]) if down > 0 else value[-down:].clone()
+
+    if content["model_type"] != "roberta" or down == 0:
+        return dict(theirs)
+    return {name: moved(value) if name.endswith(_POSITIONS) else value for name, value in theirs.items()}
 
 
 def _trunk(config: BertConfig) -> str:

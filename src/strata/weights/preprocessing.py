@@ -101,7 +101,7 @@ def of_channels(prepared: Mapping[str, Any], channels: int) -> dict[str, Any]:
     """Return settings of colour pictures as they are, or as grey ones have them: with the means of their constants."""
     if channels != 1:
         return dict(prepared)
-    return {**prepared, "channels": 1} | {key: (sum(prepared[key]) / 3,) for key in ("mean", "std")}
+    return {**prepared, "channels": 1} | {key: (sum(prepared[key]) / len(prepared[key]),) for key in ("mean", "std")}
 
 
 def of_folder(folder: Path, model_type: str, channels: int, side: int) -> dict[str, Any]:

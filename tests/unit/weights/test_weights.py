@@ -312,6 +312,53 @@ def test_an_exported_classifier_is_calibrated_and_what_stays_behind_is_said(
     assert torch.allclose(theirs["fc.weight"], before["head.weight"] / 2.5)
 
 
+SMALL = {"model": "resnet18", "model.width": 4, "model.depths": [1, 1], "model.stem": "imagenet"}
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_squared_error", "hinge"])
+def test_an_exported_classifier_of_two_classes_has_a_score_for_each(loss: str, tmp_path: Path) -> None:
+    for k in range(12):
+        (tmp_path / "data" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * k, 90, 9)).save(tmp_path / "data" / "ab"[k % 2] / f"{k}.png")
+    settings = {**SMALL, "data": str(tmp_path / "data"), "task.loss": loss, "task.label_smoothing": 0, "train.steps": 3}
+    run = strata.train("resnet", settings, runs=tmp_path / "runs")
+    trained = run.predictor(precision="fp32")
+    assert trained.model.config.num_classes == 1
+    file = str(tmp_path / "data" / "a" / "0.png")
+    (here,) = trained.predict([file])
+    (there,) = api.predictor(strata.export(run.folder, "huggingface", tmp_path / "out"), precision="fp32").predict(
+        [file]
+    )
+    assert there["label"] == here["label"] and there["probability"] == pytest.approx(here["probability"], rel=1e-4)
+
+
+def test_an_exported_regression_answers_in_the_target_s_units(tmp_path: Path) -> None:
+    rows = ["image,age"]
+    for k in range(20):
+        Image.new("RGB", (32, 32), (12 * k, 90, 9)).save(tmp_path / f"{k}.png")
+        rows.append(f"{k}.png,{1000 + 3.5 * k}")
+    (tmp_path / "ages.csv").write_text("\n".join(rows))
+    run = strata.train(
+        "resnet", {**SMALL, "data": str(tmp_path / "ages.csv"), "train.steps": 3}, runs=tmp_path / "runs"
+    )
+    trained = run.predictor(precision="fp32")
+    (here,) = trained.predict([str(tmp_path / "3.png")])
+    strata.export(run.folder, "torchvision", tmp_path / "resnet18.safetensors")
+    found = weights.open_weights(tmp_path / "resnet18.safetensors", trained.model.config)
+    assert found.preprocess["mean"] == trained.preprocess.mean and found.preprocess["image_size"] == 32
+    model = weights.model_of(found).eval()
+    with torch.no_grad():
+        input_1CHW = trained.preprocess.normalize(trained.preprocess.read(str(tmp_path / "3.png"))[None])
+        assert float(model(input_1CHW)) == pytest.approx(here["value"], rel=1e-5)
+    assert 900 < here["value"] < 1200
+
+
+def test_a_network_with_another_activation_is_none_of_torchvision_s(tmp_path: Path) -> None:
+    model = models.build(dataclasses.replace(TINY, activation="silu"))
+    with pytest.raises(WeightsError, match="torchvision's resnet has activation 'relu', and this one 'silu'"):
+        weights.write_torchvision(tmp_path / "a.safetensors", model)
+
+
 @pytest.mark.parametrize(
     ("model_type", "theirs", "ours"),
     [
