@@ -180,7 +180,8 @@ def export(run: Path | str, to: str, out: Path | str) -> Path:
             safetensors file of a state dict.
 
     A calibrated classifier's temperature goes into the head of what is written, so that its probabilities are the
-    run's; so does the scale of a number to predict. What cannot go along, a threshold and answers from mirrored pictures, is logged as a warning.
+    run's; so does the scale of a number to predict. What cannot go along, a threshold and answers from mirrored
+    pictures, is logged as a warning.
     Raises ConfigError for another layout, WeightsError for a model that has no counterpart there.
     """
     to = "huggingface" if to == "hf" else to
