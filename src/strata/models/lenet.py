@@ -3,7 +3,7 @@
 Paper: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition", section II.B.
 Unusual here: it takes any picture size. Pictures of 32 pixels run through the paper's shapes, and so do those of 28,
 padded to 32 as the paper pads MNIST; smaller ones are padded so that something is left to look at, and larger ones are
-averaged down to the 5 x 5 map that the paper's layer C5 reads.
+averaged down by whole factors, to at most the 5 x 5 map that the paper's layer C5 reads.
 
 B samples, C channels, H and W pixels, K classes.
 """

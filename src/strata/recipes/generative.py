@@ -10,7 +10,7 @@ from strata.train.recipe import Recipe, TrainConfig
 
 
 def dcgan() -> Recipe:
-    """DCGAN with the paper's settings (Radford et al. 2016, section 4), on Fashion-MNIST."""
+    """DCGAN on Fashion-MNIST, as in Radford et al. 2016, section 4, but for batches of 64 and averaged weights."""
     return Recipe(
         recipe="dcgan",
         summary="Pictures of clothing from noise",

@@ -100,7 +100,7 @@ def cifar10() -> Recipe:
             learning_rate=0.1,
             weight_decay=1e-4,
             schedule="step",
-            step_every=0.25,
+            step_at=(0.5, 0.75),
         ),
         reference=Reference(
             metric="accuracy",

@@ -92,7 +92,7 @@ def _loss_figure(history: History) -> Record | None:
             says[-1] += f", and has risen to {number(validation[-1])} since{_why_it_rose(history, *best)}."
         else:
             says[-1] += f"; it ended at {number(validation[-1])}." if validation[-1] != best[1] else "."
-    if softened := _softened(history):
+    if softened := _softened(history, has_validation=bool(x_val)):
         effect = "so its loss may lie above that of validation" if x_val else "which raises its loss"
         says.append(f"Training is made harder by {softened}, {effect}.")
     if any(finite(value) is None for value in y + y_val):
@@ -129,17 +129,27 @@ def _why_it_rose(history: History, best_step: int, best: float) -> str:
     return ""
 
 
-def _softened(history: History) -> str:
-    """Return in words what makes the training loss higher than the same loss on plain data."""
+def _softened(history: History, *, has_validation: bool) -> str:
+    """Return in words what makes the training loss higher than the same loss on plain data.
+
+    Args:
+        has_validation: there is a loss of validation beside, which of a classifier's is smoothed, too.
+    """
     augment = as_dict(history.data_config.get("augment"))
     is_image = history.data_kind in ("image", "pairs")
-    changed = is_image and any(v for name, v in augment.items() if name not in ("padding", "mixup", "cutmix"))
+    is_probe = as_dict(history.recipe.get("weights")).get("tune") == "probe"  # of pictures as they are
+    others = ("padding", "mixup", "cutmix", "policy_ops", "policy_magnitude")
+    changed = is_image and any(v and v != "none" for name, v in augment.items() if name not in others)
+    is_smoothed_too = has_validation and history.task_kind == "classify"
+    model = history.model_config
     found = {
-        "label smoothing": history.task.get("label_smoothing"),
-        "dropout": history.model_config.get("dropout"),
-        "mixup": augment.get("mixup"),
-        "cutmix": augment.get("cutmix"),
-        "randomly changed pictures": changed,
+        "label smoothing": None if is_smoothed_too else history.task.get("label_smoothing"),
+        "dropout": model.get("dropout") or model.get("attention_dropout"),
+        "stochastic depth": model.get("stochastic_depth"),
+        "the losses of auxiliary heads": model.get("auxiliary"),
+        "mixup": not is_probe and augment.get("mixup"),
+        "cutmix": not is_probe and augment.get("cutmix"),
+        "randomly changed pictures": changed and not is_probe,
     }
     return listed([name for name, value in found.items() if value])
 

@@ -25,6 +25,11 @@ CALIBRATE_FROM = 0.05
 """Calibration error from which the report says what helps."""
 
 
+def _might_calibrate(history: History) -> bool:
+    """Say whether a temperature was not asked for, and there is what would choose it."""
+    return as_dict(history.recipe.get("task")).get("calibrate") is False and bool(history.splits.get("validation"))
+
+
 def calibration(history: History) -> Record | None:
     told = as_dict(history.end.get("calibration"))
     after, before = as_list(told.get("bins")), as_dict(told.get("before"))
@@ -50,7 +55,7 @@ def calibration(history: History) -> Record | None:
         )
         if ece is not None and ece >= earlier:
             caption += f" On the {split} split that gained nothing."
-    elif ece is not None and ece >= CALIBRATE_FROM and "calibrate" in as_dict(history.recipe.get("task")):
+    elif ece is not None and ece >= CALIBRATE_FROM and _might_calibrate(history):
         caption += " With task.calibrate=true, validation data would choose a temperature that brings them together."
     low = min(x for curve in curves for x in curve.x)
     svg = pictures.square(

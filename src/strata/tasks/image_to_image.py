@@ -173,7 +173,7 @@ class ImageToImage(Task):
         found: Sums | None = None
         for part in _parts(batch):
             seen_BCHW, target = self._posed(part, Draw(draw.seed, draw.step, part["sample"]), measured=True)
-            scores_BCHW = tiled(lambda x: self._scores(model, x), seen_BCHW)
+            scores_BCHW = tiled(lambda x: self._scores(model, x), seen_BCHW, _margin(model))
             loss = self._loss(scores_BCHW, target)
             sums = sums_of(loss=loss.total, count=loss.count)
             if self.target == "class":
@@ -222,7 +222,7 @@ class ImageToImage(Task):
         """Return ``{"picture": a Pillow picture}`` for each input, of its size; of masks also each class's share."""
         found: list[dict[str, Any]] = []
         for image_BCHW in input_B.split(_at_once(input_B)):
-            scores_BCHW = tiled(lambda x: self._scores(model, x), image_BCHW)
+            scores_BCHW = tiled(lambda x: self._scores(model, x), image_BCHW, _margin(model))
             if self.target != "class":
                 pixel_BCHW = (self._pixels(scores_BCHW) * 255.0).round().byte().cpu()
                 found += [{"picture": _as_picture(pixel_CHW)} for pixel_CHW in pixel_BCHW]
@@ -279,23 +279,30 @@ class ImageToImage(Task):
         return made.to(sample_B.device)
 
 
-def tiled(scores_of: Any, image_BCHW: Tensor) -> Tensor:
+def _margin(model: nn.Module) -> int:
+    """Return how far around a tile a U-Net of L halvings looks: 6 * 2**L - 4 pixels, in whole halvings."""
+    halvings = len(getattr(getattr(model, "config", None), "widths", ())) - 1
+    return max(TILE_MARGIN, 6 * 2 ** max(0, halvings))
+
+
+def tiled(scores_of: Any, image_BCHW: Tensor, margin: int = TILE_MARGIN) -> Tensor:
     """Return what a model makes of pictures, large ones in tiles that overlap.
 
     Args:
         scores_of: pictures (B, C, H, W) to (B, K, H, W).
+        margin: pixels around a tile that are looked at, too.
     """
     height, width = image_BCHW.shape[2:]
-    if max(height, width) <= TILE_SIDE + 2 * TILE_MARGIN:
+    if max(height, width) <= TILE_SIDE + 2 * margin:
         found: Tensor = scores_of(image_BCHW)
         return found
     rows = []
     for top in range(0, height, TILE_SIDE):
         row = []
         for left in range(0, width, TILE_SIDE):
-            above, before = min(top, TILE_MARGIN), min(left, TILE_MARGIN)
+            above, before = min(top, margin), min(left, margin)
             high, wide = min(TILE_SIDE, height - top), min(TILE_SIDE, width - left)
-            tile = image_BCHW[:, :, top - above : top + high + TILE_MARGIN, left - before : left + wide + TILE_MARGIN]
+            tile = image_BCHW[:, :, top - above : top + high + margin, left - before : left + wide + margin]
             row.append(scores_of(tile)[:, :, above : above + high, before : before + wide])
         rows.append(torch.cat(row, 3))
     return torch.cat(rows, 2)

@@ -17,6 +17,8 @@ from strata.losses import LossSum
 from strata.tasks.base import Answering, Draw, Findings, Measure, Sums, Task, mask_of
 
 MISTAKES_SHOWN = 12
+AUXILIARY_WEIGHT = 0.3
+"""Of the loss of each further head that a model has in training (Szegedy et al. 2015, section 5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,13 @@ class Regress(Task):
         # In float64 until it is standardised: far from zero, float32 would round away what is to be learned.
         target_B = ((batch["target"].double() - self.target_mean) / self.target_std).float()
         options = {"delta": self.huber_delta} if self.loss == "huber" else {}
-        return losses.per_sample(self.loss)(model(batch["input"], **mask_of(batch)), target_B, **options).sum()
+        numbers = model(batch["input"], **mask_of(batch))
+        first, *others = numbers if isinstance(numbers, tuple) else (numbers,)
+        parts = losses.per_sample(self.loss)(first, target_B, **options)
+        for of_head in others:  # of a model that has further ones in training, as in `Classify`
+            more = AUXILIARY_WEIGHT * losses.per_sample(self.loss)(of_head, target_B, **options).loss
+            parts = parts._replace(loss=parts.loss + more)
+        return parts.sum()
 
     def _answer(self, model: nn.Module, input_B: Tensor, **mask: Tensor) -> Tensor:
         return model(input_B, **mask).double().squeeze(-1) * self.target_std + self.target_mean

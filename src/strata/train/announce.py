@@ -90,7 +90,7 @@ def without_effect(recipe: Recipe, dataset: Dataset, plan: Plan | None = None) -
         (("betas",), "optimizer", ("adam", "adamw", "muon")),
         (("decay",), "schedule", ("warmup_stable_decay",)),
         (("final",), "schedule", ("cosine", "linear", "one_cycle", "warmup_stable_decay")),
-        (("step_every", "step_factor"), "schedule", ("step",)),
+        (("step_every", "step_at", "step_factor"), "schedule", ("step",)),
     ):
         value = getattr(train, chosen)
         if value not in serve:

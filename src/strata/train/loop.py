@@ -206,6 +206,8 @@ class Training:
         self.sees_pictures = dataset.kind == "image" and not is_probe
         if self.config.grow_from < 1 and not (self.sees_pictures and getattr(model, "takes_any_size", False)):
             raise ConfigError("train.grow_from resizes pictures as training goes, and this model takes only one size.")
+        if self.config.grow_from < 1:
+            self._check_first_side()
         model = model.head if is_probe else model
         self.state = TrainState(model=model.train())
         augment = recipe.data.augment
@@ -224,6 +226,20 @@ class Training:
         self.saved_step = -1
         self.logged_waiting = 0.0
         self.evaluation: Evaluation | None = None
+
+    def _check_first_side(self) -> None:
+        """Raise ConfigError where the smallest of growing pictures are too small for the network."""
+        sizes, model = self.dataset.sizes, self.whole.eval()
+        side = self.plan.side(0, sizes["image_size"])
+        smallest = torch.zeros((1, sizes["in_channels"], side, side), device=self.setup.device)
+        try:
+            with torch.no_grad(), self.setup.autocast():
+                model(self.setup.arrange(smallest))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"train.grow_from={self.config.grow_from:g} begins with pictures of {side} pixels, which are too small "
+                "for this network. Begin with a greater share."
+            ) from error
 
     def check_stage(self, step: int, before: TrainConfig) -> None:
         """Refuse a length that moves what has been trained into another stage, whose optimiser it would not fit.

@@ -59,6 +59,7 @@ class Plan:
             decay=config.decay,
             final=config.final,
             step_every=config.step_every,
+            step_at=config.step_at,
             step_factor=config.step_factor,
         )
 

@@ -65,6 +65,8 @@ class TrainConfig:
     """Learning rate at the end, as a share of the highest."""
     step_every: Fraction = 0.3333
     """Step schedule: share of all steps between drops."""
+    step_at: tuple[Fraction, ...] = ()
+    """Step schedule: shares of all steps after which it drops, such as 0.5,0.75, in place of ``step_every``."""
     step_factor: Fraction = 0.1
     """Step schedule: factor of each drop."""
     clip: PositiveFloat | None = None

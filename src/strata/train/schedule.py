@@ -7,6 +7,7 @@ taken gets a factor of zero, so none is wasted, the first least of all.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from strata.errors import UnknownNameError
 
@@ -53,6 +54,7 @@ def factor(
     decay: float = 0.2,
     final: float = 0.0,
     step_every: float = 0.3333,
+    step_at: Sequence[float] = (),
     step_factor: float = 0.1,
 ) -> float:
     """Return the learning rate of one step, as a factor of the highest: from 0 to 1.
@@ -65,6 +67,7 @@ def factor(
         decay: share of all steps in which warmup_stable_decay decays.
         final: the factor that cosine, linear, one_cycle and warmup_stable_decay arrive at when the run is over.
         step_every: step: share of all steps between drops, counted from the first step; 0 never drops.
+        step_at: step: shares of all steps after which it drops, in place of ``step_every``.
         step_factor: step: factor of each drop.
 
     Raises UnknownNameError for a schedule that does not exist.
@@ -87,6 +90,8 @@ def factor(
         falling = min(round(decay * total), total - rise)
         left = max(0, total - step)
         return final + (1 - final) * left / falling if left < falling else 1.0
+    if name == "step" and step_at:
+        return step_factor ** sum(step >= round(share * total) for share in step_at)
     if name == "step" and step_every > 0:
         # A third is written 0.3333: the drop in the run's very last steps that this would bring is not meant.
         most = max(0, math.ceil(1 / step_every - 0.01) - 1)

@@ -62,6 +62,8 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _SAVE_ALONE = "Where it was made, torch.save(model.state_dict(), PATH) writes the tensors alone."
 SHARD_BYTES = 5 * 10**9
 """Size above which a folder's weights are written in several files, as transformers long did."""
+_EPS_APART = 1e-5
+"""Of two norms, at most, that give the same to a few digits."""
 _PREPARED = ("image_size", "channels", "fit", "crop_share", "interpolation", "mean", "std")
 """Fields of `DataConfig` that say how pictures are prepared."""
 _PREPARED_KEY = "strata.preprocess"
@@ -473,6 +475,8 @@ def write_torchvision(path: Path | str, model: nn.Module, preprocess: Mapping[st
             f"torchvision's {family} has activation {activation!r}, and this one {config.activation!r}: with the same "
             "tensors it would answer otherwise."
         )
+    if family == "vit" and abs(config.norm_eps - 1e-6) > _EPS_APART:
+        raise WeightsError(f"torchvision's ViT has norm_eps=1e-06, and this one {config.norm_eps:g}.")
     kept = {name: (preprocess or {})[name] for name in _PREPARED if name in (preprocess or {})}
     metadata = {"format": "pt"} | ({_PREPARED_KEY: json.dumps(kept)} if kept else {})
     write_tensors(Path(path), room.TORCHVISION.write(config, model.state_dict()), metadata)

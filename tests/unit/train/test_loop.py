@@ -496,6 +496,20 @@ def test_lines_of_history_hold_any_character(tmp_path: Path) -> None:
     assert folder.records()[-1]["text"] == "one\u2028two\u2029three\x85four"
 
 
+def test_pictures_that_begin_too_small_for_a_network_are_refused(tmp_path: Path) -> None:
+    small = {"data.limit": 64, "model": "convnext_tiny", "train.steps": 2, "train.grow_from": 0.5}
+    with pytest.raises(ConfigError, match=r"train.grow_from=0.5 begins with pictures of 4 pixels, .* too small"):
+        strata.train("digits", small, runs=tmp_path)
+
+
+def test_a_network_with_auxiliary_heads_learns_numbers(tmp_path: Path) -> None:
+    for k in range(24):
+        Image.new("RGB", (32, 32), (10 * k, 9, 9)).save(tmp_path / f"{k}.png")
+    (tmp_path / "ages.csv").write_text("\n".join(["image,age", *(f"{k},{k / 2}" for k in range(24))]))
+    settings = {"data": str(tmp_path / "ages.csv"), "model": "googlenet", "train.steps": 1, "train.batch_size": 2}
+    assert strata.train("resnet", settings, runs=tmp_path / "runs").finished is not None
+
+
 def test_a_batch_of_which_nothing_counts_is_no_failure(tmp_path: Path) -> None:
     alone = {"task.class_weights": "0,1,1", "train.batch_size": 1, "train.steps": 12, "train.log_every": 1}
     run = strata.train("iris", IRIS | alone, runs=tmp_path)

@@ -7,6 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strata.errors import UnknownNameError
+from strata.recipes import recipe
+from strata.tasks import Stage
+from strata.train.plan import make_plan
 from strata.train.schedule import SCHEDULES, canonical, factor, warmup_steps
 
 names = st.sampled_from(sorted(SCHEDULES))
@@ -117,3 +120,11 @@ def test_dashes_and_underscores_are_alike(spelling: str, name: str) -> None:
 def test_an_unknown_schedule_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
         factor("cosin", 0, 1)
+
+
+def test_a_rate_drops_where_it_is_told_to_as_in_the_papers_residual_networks() -> None:
+    config = recipe("cifar10").train
+    plan = make_plan(config, 50_000, (Stage(),))
+    steps = (0, 31_999, 32_000, 47_999, 48_000, 63_999)
+    rates = [plan.rate(step) * config.learning_rate for step in steps]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3])
