@@ -263,7 +263,8 @@ def _answering(model: nn.Module, task: Task, labels: Sequence[str]) -> nn.Module
             for new, old in zip(two.parameters(), last.parameters(), strict=True):
                 new.copy_(torch.cat([torch.zeros_like(old), old]))
             model.set_submodule(name, two)
-            model.config = dataclasses.replace(model.config, num_classes=2)
+            config: Any = model.config
+            model.config = dataclasses.replace(config, num_classes=2)
     return model
 
 
