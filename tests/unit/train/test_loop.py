@@ -771,7 +771,12 @@ def test_a_run_resumed_on_either_side_of_a_stages_border_ends_bit_identical(
         ("dcgan", {"data": "iris"}, DataError, "is of kind 'table'; this recipe learns from pictures"),
         ("dcgan", {"data": "digits", "data.pixels": "standard"}, ConfigError, "data.pixels=tanh"),
         ("diabetes", {"data": "iris"}, DataError, "has no numbers to predict. Use task=classify."),
-        ("digits", {"data": "diabetes", "task.main": "auroc"}, DataError, "has no classes to tell apart. Use task=regress."),
+        (
+            "digits",
+            {"data": "diabetes", "task.main": "auroc"},
+            DataError,
+            "has no classes to tell apart. Use task=regress.",
+        ),
         ("dcgan", {"data": "digits", "data.augment.mixup": 0.2}, ConfigError, "mix classes, and task 'adversarial'"),
         ("mlp", {"train.device": "gpu"}, strata.StrataError, "train.device=gpu is not a device"),
         ("mlp", {"train.epochs": None}, ConfigError, "Give either train.steps or train.epochs."),
