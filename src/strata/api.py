@@ -18,9 +18,6 @@ from strata.checkpoint.files import read_json
 from strata.config import flat, override
 from strata.data.tokens import TextPreprocess
 from strata.errors import ConfigError, DataError, RunError, WeightsError, suggest
-from strata.models.bert import BertConfig
-from strata.models.t5 import T5Config
-from strata.models.transformer import TransformerConfig
 from strata.predict.run import Predictor, Run
 from strata.report import write_report
 from strata.tasks import Task
@@ -209,14 +206,8 @@ def _export_huggingface(trained: Predictor, model: nn.Module, out: Path | str) -
         return weights.write_huggingface(out, model, _fields_of(trained.preprocess), trained.context.labels)
     special = {"start": text.start, "end": text.end, "pad": text.pad}
     folder = weights.write_huggingface(out, model, None, trained.context.labels, special=special)
-    reads_both_ways = isinstance(model.config, BertConfig)
-    ends = isinstance(model.config, T5Config | TransformerConfig)
-    text.write_huggingface(
-        folder,
-        first=text.cls if reads_both_ways else None,
-        last=text.sep if reads_both_ways else text.end if ends else None,
-        segments=getattr(model.config, "num_segments", 0),
-    )
+    first, last = (None if role is None else getattr(text, role) for role in weights.marks_of(model))
+    text.write_huggingface(folder, first=first, last=last, segments=getattr(model.config, "num_segments", 0))
     return folder
 
 

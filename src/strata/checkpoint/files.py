@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,37 +127,39 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors. Raises CheckpointError for anything that is not whole."""
+@contextlib.contextmanager
+def _read_whole(path: Path) -> Iterator[None]:
+    """Turn what the library says of a file that is not whole into CheckpointError."""
     import safetensors
-    from safetensors.torch import load_file
 
     try:
-        return dict(load_file(path))
+        yield
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors. Raises CheckpointError for anything that is not whole."""
+    from safetensors.torch import load_file
+
+    with _read_whole(path):
+        return dict(load_file(path))
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
     """Return the shapes in a safetensors file, of which no more is read. Raises CheckpointError as `read_tensors`."""
     import safetensors
 
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+    with _read_whole(path), safetensors.safe_open(path, "pt") as file:
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file. Raises CheckpointError as `read_tensors`."""
     import safetensors
 
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"Cannot read {path}: {error}. It is damaged, or not a safetensors file.") from error
+    with _read_whole(path), safetensors.safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def write_model(path: Path, model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,17 @@ def _texts(path: Path, kind: str) -> Iterator[Any]:
 
 def is_file(path: Path) -> bool:
     """Say whether there is such a file; a text too long to be a path is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+    return _says(path.is_file)
 
 
 def is_folder(path: Path) -> bool:
     """Say whether there is such a folder; a text too long to be a path is none."""
+    return _says(path.is_dir)
+
+
+def _says(ask: Callable[[], bool]) -> bool:
     try:
-        return path.is_dir()
+        return ask()
     except (OSError, ValueError):
         return False
 

@@ -78,6 +78,12 @@ def _leads_back(entry: os.DirEntry[str]) -> bool:
     return any(folder.samefile(entry.path) for folder in Path(entry.path).absolute().parents)
 
 
+def divided(folder: Path) -> dict[str, Path]:
+    """Return the folders in it that are called after splits, by part."""
+    folders = [Path(entry.path) for entry in visible(folder) if entry.is_dir()]
+    return {splits.NAMES[path.name.lower()]: path for path in folders if path.name.lower() in splits.NAMES}
+
+
 def list_folder(root: Path) -> tuple[dict[str, Listing], Counter[str]]:
     """Return the pictures of each part of a folder, and the extensions of the files that are none.
 

@@ -27,11 +27,10 @@ import numpy as np
 from strata.data import images, pictures, splits, tables
 from strata.data.dataset import DataConfig, Dataset
 from strata.data.files import NAMED
-from strata.data.preprocess import parse_category
-from strata.data.records import read_records, split_named
+from strata.data.records import NAMES, read_records, split_named
 from strata.data.tables import Table
 from strata.data.targets import read_targets
-from strata.errors import DataError, UnavailableError, suggest
+from strata.errors import DataError, UnavailableError
 
 EXTENSIONS = tables.EXTENSIONS | {".jsonl"}
 TARGET_NAMES = frozenset((*tables.TARGET_NAMES, "labels", "category", "diagnosis", "dx"))
@@ -297,7 +296,7 @@ def _tables_of(root: Path) -> dict[str, Path]:
     """
     found = _listing(root)
     if not found:
-        held = {splits.NAMES[folder.name.lower()]: _listing(folder) for folder in _split_folders(root)}
+        held = {part: _listing(folder) for part, folder in images.divided(root).items()}
         single = {part: files[0] for part, files in held.items() if len(files) == 1}
         return single if "train" in single else {}
     if len(found) == 1:
@@ -309,10 +308,6 @@ def _tables_of(root: Path) -> dict[str, Path]:
         return {part: file for part, file in named.items() if part is not None}
     listed = ", ".join(file.name for file in found[:NAMED])
     raise DataError(f"{root} holds several tables that list pictures ({listed}). Give the path of one.")
-
-
-def _split_folders(root: Path) -> list[Path]:
-    return [Path(e.path) for e in images.visible(root) if e.is_dir() and e.name.lower() in splits.NAMES]
 
 
 def _listing(folder: Path) -> list[Path]:
@@ -479,7 +474,8 @@ def _add(
     """
     split_of = _split_of(table, part)
     values = _values(table, target)
-    groups = _groups(table, config)
+    is_column = config.group is not None and config.group in table.columns  # else an expression for paths
+    groups = tables.groups_of(table, str(config.group)) if is_column else []
     named_N = [_name_of(raw) for raw in table.columns[column]]
     if None in named_N:
         raise DataError(f"Column {column!r} of {table.where} names no picture in {table.place(named_N.index(None))}.")
@@ -545,10 +541,7 @@ def _target(table: Table, column: str, config: DataConfig) -> str | tuple[str, .
     Raises DataError for a column asked for that is not there.
     """
     if config.target is not None:
-        if config.target not in table.columns:
-            hint = suggest(config.target, [*table.columns], 40)
-            raise DataError(f"{table.where} has no column {config.target!r} (data.target).{hint}")
-        return config.target
+        return tables.column_asked_for(table, config.target, "data.target")
     others = [
         name
         for name in table.columns
@@ -599,7 +592,7 @@ def _is_split(table: Table, name: str) -> bool:
 
 
 def _split(value: str) -> str | None:
-    return {**splits.NAMES, "dev": "validation"}.get(value.strip().lower())
+    return NAMES.get(value.strip().lower())
 
 
 def _split_of(table: Table, part: str) -> list[str]:
@@ -608,13 +601,6 @@ def _split_of(table: Table, part: str) -> list[str]:
     if column is None or part != "train":
         return [part] * table.rows
     return [str(_split(value)) for value in table.columns[column]]
-
-
-def _groups(table: Table, config: DataConfig) -> list[str]:
-    """Return the group of each row, where data.group names a column; a row without one is a group of its own."""
-    if config.group is None or config.group not in table.columns:
-        return []
-    return [parse_category(value) or table.place(row) for row, value in enumerate(table.columns[config.group])]
 
 
 def _might_group(table: Table, name: str) -> bool:

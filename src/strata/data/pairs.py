@@ -109,14 +109,16 @@ class _Place:
         """Return the part's own folder in one of inputs, targets or regions."""
         if self.part is None:
             return chosen
-        if self.part not in (folders := _divided(chosen)):
+        if self.part not in (folders := images.divided(chosen)):
             raise DataError(f"{chosen} has no folder for its {self.part} split, as others beside it have.")
         return folders[self.part]
 
     def pictures(self) -> list[Path]:
         """Return all pictures of the part, whatever folder they lie in."""
-        folders = [self.folder] if self.part is None else [_divided(f).get(self.part) for f in _folders_in(self.folder)]
-        return [file for folder in folders if folder is not None for file in images.pictures_in(folder)]
+        if self.part is None:
+            return images.pictures_in(self.folder)
+        own = (images.divided(folder).get(self.part) for folder in _folders_in(self.folder))
+        return [file for folder in own if folder is not None for file in images.pictures_in(folder)]
 
 
 def is_paired(root: Path) -> bool:
@@ -130,20 +132,15 @@ def is_paired(root: Path) -> bool:
 
 def _parts(root: Path) -> dict[str, _Place]:
     """Return the place of each split; the whole folder is "train" where it is not divided."""
-    order, found = ("train", *splits.HELD_OUT), _divided(root)
+    order, found = ("train", *splits.HELD_OUT), images.divided(root)
     if "train" in found:
         return {part: _Place(found[part]) for part in order if part in found}
     known = INPUTS | TARGETS | REGIONS
-    inner = [set(_divided(f)) for f in _folders_in(root) if f.name.lower() in known or _divided(f)]
+    inner = [set(images.divided(f)) for f in _folders_in(root) if f.name.lower() in known or images.divided(f)]
     shared = set.intersection(*inner) if len(inner) > 1 else set()
     if "train" in shared:
         return {part: _Place(root, part) for part in order if part in shared}
     return {"train": _Place(root)}
-
-
-def _divided(folder: Path) -> dict[str, Path]:
-    """Return the folders in it that are called after splits."""
-    return {splits.NAMES[p.name.lower()]: p for p in _folders_in(folder) if p.name.lower() in splits.NAMES}
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -30,7 +30,7 @@ Reader = Callable[[Path, DataConfig], dict[str, list[Record]]]
 
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _SPLIT = re.compile(r"(?<![a-z])(training|train|validation|valid|val|dev|testing|test)(?![a-z])|(?<=\d)train", re.I)
-_NAMES = splits.NAMES | {"dev": "validation"}
+NAMES = splits.NAMES | {"dev": "validation"}
 _HEADER = re.compile(r"\A(?:\s*#[^\n]*\n)+")
 """Lines of comment before the JSON, such as a licence."""
 FIELDS_SHOWN = 20
@@ -86,7 +86,7 @@ class Parts:
 def split_named(name: str) -> str | None:
     """Return the split that a file or field is called after: "stsa.binary.dev" is validation."""
     match = _SPLIT.search(name)
-    return None if match is None else _NAMES[match.group(0).lower()]
+    return None if match is None else NAMES[match.group(0).lower()]
 
 
 def read_records(path: Path, config: DataConfig, most: int | None = None) -> dict[str, list[Record]]:

@@ -330,23 +330,24 @@ def table_files(path: Path) -> dict[str, Path]:
     raise DataError(f"{path} holds several tables ({listed}), none named train. Give the path of one file.")
 
 
-def _groups(table: Table, config: DataConfig) -> list[str]:
-    """Return the name of each row's group; a row without one is a group of its own."""
-    column = config.group
+def column_asked_for(table: Table, column: str, setting: str) -> str:
+    """Return a column that a setting names. Raises DataError where there is none."""
     if column not in table.columns:
-        hint = suggest(str(column), table.columns, 40)
-        raise DataError(f"{table.where} has no column {column!r} (data.group).{hint}")
+        hint = suggest(column, table.columns, 40)
+        raise DataError(f"{table.where} has no column {column!r} ({setting}).{hint}")
+    return column
+
+
+def groups_of(table: Table, group: str) -> list[str]:
+    """Return the name of each row's group; a row without one is a group of its own."""
+    column = column_asked_for(table, group, "data.group")
     return [parse_category(value) or table.place(row) for row, value in enumerate(table.columns[column])]
 
 
 def _target_column(table: Table, config: DataConfig) -> str:
     names = list(table.columns)
     if config.target is not None:
-        if config.target not in names:
-            raise DataError(
-                f"{table.where} has no column {config.target!r} (data.target).{suggest(config.target, names, 40)}"
-            )
-        return config.target
+        return column_asked_for(table, config.target, "data.target")
     found = [name for name in names if name.strip().lower() in TARGET_NAMES]
     if len(found) != 1:
         listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
@@ -417,7 +418,7 @@ def _build(
         counts = torch.bincount(class_N, minlength=len(targets.labels)).tolist()
         found = dict(zip(targets.labels, counts, strict=True))
         splits.check_classes(targets.labels, found, "row", f"column {target!r} of {train.where}")
-    groups = {part: _groups(table, config) for part, table in parts.items()} if config.group else {}
+    groups = {part: groups_of(table, str(config.group)) for part, table in parts.items()} if config.group else {}
     group_N = splits.number_groups(groups["train"]) if groups else None
     index, said = splits.divide(plan, train.rows, class_N, config.split_seed, group_N)
     in_train_N = index["train"]

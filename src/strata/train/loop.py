@@ -282,13 +282,11 @@ class Training:
             self._failure_told(),
             shortages_explained(folder, self.plan),
         ):
-            if not resuming:
+            if resuming:
+                self._restore(loaded)
+            else:
                 self._begin_counting()
-                self._announce(command, from_data)
-            elif is_told:
-                self._restore(loaded)
-            else:  # a power cut took the first line, and not the checkpoint
-                self._restore(loaded)
+            if not (resuming and is_told):  # a power cut may take the first line, and not the checkpoint
                 self._announce(command, from_data)
             self._start_clock()
             while True:

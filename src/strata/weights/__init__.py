@@ -34,7 +34,16 @@ from strata.models import build, config_class, family_of, settled
 from strata.weights import preprocessing, torchvision
 from strata.weights.table import Table
 
-__all__ = ["Weights", "head_is_new", "load_into", "model_of", "open_weights", "write_huggingface", "write_torchvision"]
+__all__ = [
+    "Weights",
+    "head_is_new",
+    "load_into",
+    "marks_of",
+    "model_of",
+    "open_weights",
+    "write_huggingface",
+    "write_torchvision",
+]
 
 T = TypeVar("T")
 FAMILY_OF_TYPE = {
@@ -396,6 +405,12 @@ def _room_or_none(family: str | None) -> Any:
         return None
 
 
+def marks_of(model: nn.Module) -> tuple[str | None, str | None]:
+    """Return the roles of the tokens that a family's texts begin and end with; None for none."""
+    marks: tuple[str | None, str | None] = getattr(_room_or_none(family_of(model.config)), "MARKS", (None, None))
+    return marks
+
+
 def write_huggingface(
     folder: Path | str,
     model: nn.Module,
@@ -437,9 +452,7 @@ def write_huggingface(
         known["decoder_start_token_id"] = content["decoder_start_token_id"] if start is None else start
     content |= known
     if hasattr(room, "as_padded"):
-        theirs = room.as_padded(content, theirs)
-        if content["model_type"] == "roberta":
-            content["max_position_embeddings"] = config.context + content["pad_token_id"] + 1
+        content, theirs = room.as_padded(content, theirs)
     write_shards(folder, theirs, {"format": "pt"}, limit_bytes=shard_bytes)
     if known:
         write_json(folder / "generation_config.json", known)

@@ -35,6 +35,8 @@ _DISTILBERT_EPS = 1e-12
 """Of DistilBERT's norms, which their config does not hold."""
 _UNUSED_POSITIONS = 2
 """Rows of positions that RoBERTa's context does not count."""
+MARKS = ("cls", "sep")
+"""Roles of the tokens that a text begins and ends with."""
 _POSITIONS = "embeddings.position_embeddings.weight"
 _POOLING, _MODULES = "1_Pooling/config.json", "modules.json"
 _POOL = {
@@ -207,9 +209,13 @@ def as_usual(content: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> dict[s
     return _shifted(theirs, _UNUSED_POSITIONS - 1 - content.get("pad_token_id", 1), content)
 
 
-def as_padded(content: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return them the other way: as transformers reads them with this padding."""
-    return _shifted(theirs, content.get("pad_token_id", 1) + 1 - _UNUSED_POSITIONS, content)
+def as_padded(content: dict[str, Any], theirs: Mapping[str, Tensor]) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """Return ``config.json`` and tensors the other way: as transformers reads them with this padding."""
+    if content["model_type"] != "roberta":
+        return content, theirs
+    down = content["pad_token_id"] + 1 - _UNUSED_POSITIONS
+    places = content["max_position_embeddings"] + down
+    return content | {"max_position_embeddings": places}, _shifted(theirs, down, content)
 
 
 def _shifted(theirs: Mapping[str, Tensor], down: int, content: Mapping[str, Any]) -> dict[str, Tensor]:

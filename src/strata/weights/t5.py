@@ -15,6 +15,8 @@ from strata.weights.table import Pair, Table
 GATED = "gated-"
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Of ``shared.weight``; which of the three a file holds depends on the release that wrote it."""
+MARKS = (None, "end")
+"""Roles of the tokens that a text begins and ends with."""
 
 
 def config_from(theirs: dict[str, Any]) -> T5Config:

@@ -23,6 +23,8 @@ from strata.weights.table import Pair, Table
 LOGITS_BIAS = "final_logits_bias"
 READERS = ("qkv", "q", "kv", "up", "head", "token_embedding")
 """Our layers whose matrices have the residual stream on their second axis; all others write it."""
+MARKS = (None, "end")
+"""Roles of the tokens that a text begins and ends with."""
 
 
 def config_from(theirs: dict[str, Any]) -> TransformerConfig:

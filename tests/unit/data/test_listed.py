@@ -38,6 +38,14 @@ def animals(folder: Path, count: int = 20, extension: str = ".png", start: int =
     return found
 
 
+def class_folders(root: Path) -> list[tuple[str, int]]:
+    """Write eight pictures of each class into its folder; return class and number of each."""
+    found = [(name, k) for name in COLOURS for k in range(8)]
+    for name, k in found:
+        write(root / name / f"{k}.png", (*COLOURS[name][:2], k))
+    return found
+
+
 def read(path: Path, **settings: object) -> Dataset:
     return open_data(DataConfig(source=str(path), **settings))  # type: ignore[arg-type]
 
@@ -170,11 +178,7 @@ def test_a_column_names_groups(tmp_path: Path) -> None:
 
 
 def test_class_folders_win_where_the_table_says_the_same_or_nothing(tmp_path: Path) -> None:
-    rows = []
-    for name, colour in COLOURS.items():
-        for k in range(8):
-            write(tmp_path / name / f"{name}{k}.png", (*colour[:2], k))
-            rows.append(f"{name}/{name}{k}.png,{name},16,{'xyz'[k % 3]}")
+    rows = [f"{name}/{k}.png,{name},16,{'xyz'[k % 3]}" for name, k in class_folders(tmp_path)]
     table(tmp_path / "metadata.csv", "file,label,width,site", rows)
     assert not any("lists" in note for note in read(tmp_path).notes)
     check_classes(read(tmp_path))
@@ -297,11 +301,7 @@ def test_neither_folders_nor_a_table_that_are_plain(tmp_path: Path) -> None:
 
 
 def test_a_table_of_checksums_leaves_class_folders_as_they_are(tmp_path: Path) -> None:
-    rows = []
-    for name, colour in COLOURS.items():
-        for k in range(8):
-            write(tmp_path / name / f"{k}.png", (*colour[:2], k))
-            rows.append(f"{name}/{k}.png,{name}{k:032x}")
+    rows = [f"{name}/{k}.png,{name}{k:032x}" for name, k in class_folders(tmp_path)]
     table(tmp_path / "checksums.csv", "file,md5", rows)
     check_classes(read(tmp_path))
 
